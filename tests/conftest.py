@@ -1,0 +1,39 @@
+"""Tests run on the CPU, offline, on eight fake devices, with strict dtype promotion."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_threefry_partitionable", True)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """Folder of real clips, absent outside the project's own machines."""
+    folder = SHARED / "data" / "videos"
+    if not folder.is_dir():
+        pytest.skip("no folder of real clips beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_labels() -> Path:
+    """Folder of published label files, absent outside the project's own machines."""
+    folder = SHARED / "data" / "labels"
+    if not folder.is_dir():
+        pytest.skip("no folder of label files beside the checkout")
+    return folder

@@ -1,0 +1,157 @@
+"""VQAThinker: vision tower, motion encoder and decoder, joined by the splice into the prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vqathinker_jax.models.internvit import InternViT, InternViTConfig
+from vqathinker_jax.models.projectors import MLPProjector, pixel_shuffle
+from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
+from vqathinker_jax.models.slowfast import SlowFast, SlowFastConfig
+from vqathinker_jax.parallel import constrain
+from vqathinker_jax.spec import VideoSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class VQAThinkerConfig:
+    """The architecture of one model folder.
+
+    Raises:
+      ValueError: an unknown pixel-shuffle version or a downsample ratio that is not 1 / integer.
+    """
+
+    vision: InternViTConfig = InternViTConfig()
+    decoder: Qwen2Config = Qwen2Config()
+    slowfast: SlowFastConfig = SlowFastConfig()
+    select_layer: int = -1
+    """Index into [embeddings, layer 1, ..., layer L] of the tower's output."""
+    downsample_ratio: float = 0.5
+    ps_version: str = "v2"
+    """Pixel-shuffle order: `v2` row-major tokens, `v1` transposed."""
+
+    def __post_init__(self) -> None:
+        if self.ps_version not in ("v1", "v2"):
+            raise ValueError(f"ps_version must be v1 or v2, got {self.ps_version!r}")
+        if self.shuffle_factor < 1 or abs(self.shuffle_factor * self.downsample_ratio - 1) > 1e-6:
+            raise ValueError(f"downsample_ratio must be 1 / integer, got {self.downsample_ratio}")
+
+    @property
+    def shuffle_factor(self) -> int:
+        """How many patches a side merge into one token (2 as published)."""
+        return round(1 / self.downsample_ratio)
+
+    def tokens_per_frame(self, image_size: int) -> int:
+        """T for frames of `image_size` pixels a side.
+
+        Raises:
+          ValueError: the size is not a whole number of merged patches.
+        """
+        step = self.vision.patch_size * self.shuffle_factor
+        if image_size % step:
+            raise ValueError(f"image_size {image_size} is not a multiple of {step}")
+        return (image_size // step) ** 2
+
+
+class VQAThinker(nnx.Module):
+    """The whole model. Methods are pure: wrap them in `jax.jit` over `nnx.split(model)`.
+
+    Compute dtype is the dtype of the pixels and embeddings passed in. Clips of one batch share
+    their geometry; prompts are padded on the right.
+    """
+
+    def __init__(self, cfg: VQAThinkerConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.cfg = cfg
+        width = cfg.decoder.hidden_size
+        self.vision = InternViT(cfg.vision, param_dtype=param_dtype, rngs=rngs)
+        self.projector = MLPProjector(
+            cfg.vision.hidden_size * cfg.shuffle_factor**2,
+            width,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.slowfast = SlowFast(cfg.slowfast, param_dtype=param_dtype, rngs=rngs)
+        self.motion_projector = MLPProjector(
+            cfg.slowfast.feature_size, width, param_dtype=param_dtype, rngs=rngs
+        )
+        self.decoder = Qwen2(cfg.decoder, param_dtype=param_dtype, rngs=rngs)
+
+    def visual_tokens(self, pixels: Float[Array, "N F S S 3"]) -> Float[Array, "N F T D"]:
+        """Encodes every frame: tower, pixel shuffle, projector."""
+        num, frames, side = pixels.shape[:3]
+        images = constrain(pixels.reshape(num * frames, side, side, 3), "batch", None, None, None)
+        features = self.vision(images, self.cfg.select_layer)[:, 1:]
+        grid = side // self.cfg.vision.patch_size
+        features = features.reshape(num * frames, grid, grid, -1)
+        features = pixel_shuffle(features, self.cfg.shuffle_factor, self.cfg.ps_version)
+        # Without the barrier the TPU compiler aborts while splitting the window of this transpose.
+        tokens = self.projector(jax.lax.optimization_barrier(features))
+        return tokens.reshape(num, frames, *tokens.shape[1:])
+
+    def motion_feature(
+        self, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+    ) -> Float[Array, "N M"]:
+        """SlowFast features (M = 2304 as published), without gradient."""
+        return self.slowfast(pixels, video.slow_divisor, video.motion_repeat)
+
+    def motion_token(
+        self, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+    ) -> Float[Array, "N 1 D"]:
+        """The one extra token that carries motion."""
+        return self.motion_projector(self.motion_feature(pixels, video))[:, None]
+
+    def prompt_embeds(
+        self,
+        input_ids: Int[Array, "N P"],
+        lengths: Int[Array, " N"],
+        visual: Float[Array, "N F T D"],
+        motion: Float[Array, "N 1 D"],
+        context_id: int,
+    ) -> Float[Array, "N P D"]:
+        """Embeds a prompt and splices the visual tokens and the motion token into it.
+
+        The placeholders of a row take, in order, the row's visual tokens; the last takes the motion
+        token. Only positions below the row's length are looked at.
+
+        Args:
+          input_ids: prompts, padded on the right.
+          lengths: real tokens per row; each row must hold F * T + 1 placeholders
+            (`check_placeholders` refuses others on the host).
+          visual: from `visual_tokens`.
+          motion: from `motion_token`.
+          context_id: id of `<IMG_CONTEXT>`.
+        """
+        num, width = input_ids.shape
+        embeds = self.decoder.embed_tokens(input_ids, visual.dtype)
+        is_prompt = jnp.arange(width) < lengths[:, None]
+        is_placeholder = (input_ids == context_id) & is_prompt
+        features = jnp.concatenate([visual.reshape(num, -1, visual.shape[-1]), motion], axis=1)
+        order = jnp.clip(jnp.cumsum(is_placeholder, axis=1) - 1, 0, features.shape[1] - 1)
+        spliced = jnp.take_along_axis(features, order[..., None], axis=1)
+        return jnp.where(is_placeholder[..., None], spliced, embeds)
+
+
+def check_placeholders(
+    input_ids: np.ndarray, num_frames: int, tokens_per_frame: int, context_id: int
+) -> None:
+    """Refuses prompts whose placeholders do not match the geometry.
+
+    Args:
+      input_ids: int [N, P] prompts; `context_id` marks placeholders.
+
+    Raises:
+      ValueError: a row without exactly `num_frames * tokens_per_frame + 1` placeholders.
+    """
+    wanted = num_frames * tokens_per_frame + 1
+    counts = (np.asarray(input_ids) == context_id).sum(axis=1)
+    for row, count in enumerate(counts):
+        if count != wanted:
+            raise ValueError(
+                f"prompt {row} has {count} <IMG_CONTEXT> placeholders; {num_frames} frames of "
+                f"{tokens_per_frame} tokens and one motion token need {wanted}"
+            )

@@ -1,0 +1,151 @@
+"""The mesh, and the one table from logical axes to mesh axes.
+
+Models name logical axes only; everything about devices is decided here. The table is active on a
+single CPU too, so that the layout is exercised by every test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+M = TypeVar("M", bound=nnx.Module)
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
+    # parameters
+    "layers": None,
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "qkv": None,
+    "head_dim": None,
+    "mlp": "tensor",
+    "vision_embed": "fsdp",
+    "vision_heads": "tensor",
+    "vision_mlp": "tensor",
+    "position": None,
+    "patch": None,
+    "norm": None,  # scales, biases of norms and layer-scale vectors: too small to split
+    "conv_window": None,
+    "conv_in": None,
+    "conv_out": "fsdp",
+    # activations
+    "batch": ("data", "fsdp"),
+    "frames": None,
+    "tokens": None,
+    "samples": None,
+}
+"""Logical axis -> mesh axis (or axes, or None for replicated)."""
+
+
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Builds the `(data, fsdp, tensor)` mesh.
+
+    Args:
+      data, fsdp, tensor: devices along each mesh axis.
+      devices: the devices to use; default, the first `data * fsdp * tensor` of this job.
+
+    Raises:
+      ValueError: the product is not the number of devices given, or exceeds those there are.
+    """
+    wanted = data * fsdp * tensor
+    if devices is None:
+        devices = jax.devices()[:wanted]
+    if len(devices) != wanted:
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {wanted} devices, "
+            f"there are {len(devices)}"
+        )
+    grid = np.asarray(devices).reshape(data, fsdp, tensor)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+    """Translates logical axis names to a PartitionSpec; raises KeyError on an unknown name."""
+    return PartitionSpec(*(None if axis is None else LOGICAL_AXES[axis] for axis in axes))
+
+
+def named_sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+    """The sharding of an array with these logical axes and this shape.
+
+    Raises:
+      ValueError: a dimension is not divisible by the mesh axes it is laid over.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} logical axes {tuple(axes)} for shape {tuple(shape)}")
+    spec = partition_spec(axes)
+    for axis, size, mesh_axes in zip(axes, shape, spec, strict=True):
+        if mesh_axes is None:
+            continue
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
+        parts = math.prod(mesh.shape[name] for name in names)
+        if size % parts:
+            raise ValueError(
+                f"axis {axis!r} of size {size} cannot be split over mesh axes {names} "
+                f"({parts} devices)"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Asks the compiler to lay `x` out by logical axes; the identity when no mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def logical_axes(path: tuple, variable: nnx.Variable) -> tuple[str, ...]:
+    """The axis names of a parameter; raises ValueError if it was made without them."""
+    metadata = variable.get_metadata()
+    if "logical_axes" not in metadata:
+        raise ValueError(f"parameter {'.'.join(map(str, path))} has no logical axes")
+    return metadata["logical_axes"]
+
+
+def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """A tree like `state` (concrete or abstract) with a NamedSharding at every leaf.
+
+    Raises:
+      ValueError: a parameter has no logical axes, or a size that its mesh axes do not divide.
+    """
+
+    def one(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        axes = logical_axes(path, variable)
+        try:
+            sharding = named_sharding(mesh, axes, variable.get_value().shape)
+        except ValueError as error:
+            raise ValueError(f"parameter {'.'.join(map(str, path))}: {error}") from None
+        return variable.replace(sharding)
+
+    return nnx.map_state(one, state)
+
+
+def born_sharded(make: Callable[[nnx.Rngs], M], mesh: Mesh, seed: int = 0) -> M:
+    """Builds a module whose parameters are created in their final layout, never on one device.
+
+    Args:
+      make: builds the module from its random streams.
+      mesh: where it lives.
+      seed: root of the initialisation.
+    """
+    with jax.set_mesh(mesh):
+        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(seed))))
+        shardings = state_shardings(abstract, mesh)
+
+        @jax.jit
+        def init() -> nnx.State:
+            state = nnx.state(make(nnx.Rngs(seed)))
+            return jax.lax.with_sharding_constraint(state, shardings)
+
+        return nnx.merge(graphdef, init())
