@@ -35,9 +35,10 @@ LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "position": None,
     "patch": None,
     "norm": None,  # scales, biases of norms and layer-scale vectors: too small to split
+    # SlowFast is 34 million frozen parameters with channel counts down to 8: replicated everywhere.
     "conv_window": None,
     "conv_in": None,
-    "conv_out": "fsdp",
+    "conv_out": None,
     # activations
     "batch": ("data", "fsdp"),
     "frames": None,

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
-from vqathinker_jax.models.layers import round_up
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
+
+from vqathinker_jax.models.attention import attend
+from vqathinker_jax.models.layers import (
+    Embedding,
+    Linear,
+    RMSNorm,
+    round_up,
+    scan_layers,
+    stack_layers,
+)
+from vqathinker_jax.parallel import constrain
+from vqathinker_jax.records import KVCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,3 +78,353 @@ class Qwen2Config:
     def padded_vocab_size(self) -> int:
         """V rounded up to `vocab_multiple`; the extra logits are -inf."""
         return round_up(self.vocab_size, self.vocab_multiple)
+
+
+Rotary = tuple[Float[Array, "N L 1 half"], Float[Array, "N L 1 half"]]
+"""Cosine and sine of every position's angles, float32; `half` is E / 2."""
+
+KeyValue = tuple[Float[Array, "N L G E"], Float[Array, "N L G E"]]
+"""Rotated keys, and values, in the order they were computed."""
+
+SAVED_NAMES = ("attn_qkv", "attn_out")
+"""What `remat="names"` keeps: (2 + 2 G / H) D values per token and layer. The MLP's wide
+activations are recomputed; keeping its output would save nothing, the next layer's input is it."""
+
+
+def rotary_table(cfg: Qwen2Config, positions: Int[Array, "N L"]) -> Rotary:
+    """Angles `position * theta^(-2 i / E)`, i = 0 .. E/2 - 1, computed in float32.
+
+    `dynamic` scaling is the plain rotation up to `max_position_embeddings`, beyond which the
+    decoder refuses to run (`Qwen2.check_length`).
+    """
+    exponents = jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim
+    angles = positions[..., None].astype(jnp.float32) / cfg.rope_theta**exponents
+    angles = angles[:, :, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "N L heads E"], rotary: Rotary) -> Float[Array, "N L heads E"]:
+    """Turns the pair (i, i + E/2) of each head by its angle; float32 inside, dtype of x outside."""
+    cos, sin = rotary
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with rotary positions; biases on q, k, v only."""
+
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        d, h, g, e = (
+            cfg.hidden_size,
+            cfg.num_attention_heads,
+            cfg.num_key_value_heads,
+            cfg.head_dim,
+        )
+
+        def project(heads: int, axis: str) -> Linear:
+            return Linear(
+                (d,),
+                (heads, e),
+                in_axes=("embed",),
+                out_axes=(axis, "head_dim"),
+                use_bias=True,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        self.q = project(h, "heads")
+        self.k = project(g, "kv_heads")
+        self.v = project(g, "kv_heads")
+        self.o = Linear(
+            (h, e),
+            (d,),
+            in_axes=("heads", "head_dim"),
+            out_axes=("embed",),
+            use_bias=False,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def project(
+        self, x: Float[Array, "N L D"], rotary: Rotary
+    ) -> tuple[Float[Array, "N L H E"], KeyValue]:
+        """Rotated queries, and rotated keys with their values."""
+        q, k, v = rotate(self.q(x), rotary), rotate(self.k(x), rotary), self.v(x)
+        q = constrain(q, "batch", "tokens", "heads", "head_dim")
+        k = constrain(k, "batch", "tokens", "kv_heads", "head_dim")
+        v = constrain(v, "batch", "tokens", "kv_heads", "head_dim")
+        return q, (k, v)
+
+    def __call__(
+        self, x: Float[Array, "N L D"], rotary: Rotary, mask: Bool[Array, "#N 1 L L"] | None
+    ) -> tuple[Float[Array, "N L D"], KeyValue]:
+        """Attends within `x`; a mask of None is plain causal. Also its keys and values."""
+        q, (k, v) = checkpoint_name(self.project(x, rotary), "attn_qkv")
+        out = attend(q, k, v, mask, is_causal=mask is None)
+        return self.o(checkpoint_name(out, "attn_out")), (k, v)
+
+    def decode(
+        self,
+        x: Float[Array, "N K D"],
+        rotary: Rotary,
+        prefix: KVCache,
+        prefix_mask: Bool[Array, "N P"],
+        suffix: KVCache,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "N K D"], KVCache]:
+        """One token of each of K responses, which read one prefix and their own suffix.
+
+        Scores against the prefix and the suffix share one float32 softmax. The new key and value
+        are written into slot `step` of the suffix.
+        """
+        q, (new_key, new_value) = self.project(x, rotary)
+        n, k, h, e = q.shape
+        g = new_key.shape[2]
+        new_key, new_value = new_key.swapaxes(1, 2), new_value.swapaxes(1, 2)
+        update = jax.lax.dynamic_update_slice_in_dim
+        # The barrier keeps the compiler from writing the buffers a second time for their reader.
+        suffix = jax.lax.optimization_barrier(
+            KVCache(
+                keys=update(suffix.keys, new_key[..., None], step, axis=4),
+                values=update(suffix.values, new_value[..., None, :], step, axis=3),
+            )
+        )
+        q = q.reshape(n, k, g, h // g, e).swapaxes(1, 2) * jnp.asarray(e**-0.5, q.dtype)
+        f32 = jnp.float32
+        before = jnp.einsum("ngkre,ngep->ngkrp", q, prefix.keys, preferred_element_type=f32)
+        after = jnp.einsum("ngkre,ngkec->ngkrc", q, suffix.keys, preferred_element_type=f32)
+        before = jnp.where(prefix_mask[:, None, None, None], before, -jnp.inf)
+        after = jnp.where(jnp.arange(suffix.num_slots) <= step, after, -jnp.inf)
+        weights = jax.nn.softmax(jnp.concatenate([before, after], axis=-1), axis=-1)
+        before, after = jnp.split(weights.astype(x.dtype), [prefix.num_slots], axis=-1)
+        out = jnp.einsum("ngkrp,ngpe->ngkre", before, prefix.values, preferred_element_type=f32)
+        out += jnp.einsum("ngkrc,ngkce->ngkre", after, suffix.values, preferred_element_type=f32)
+        out = out.astype(x.dtype).swapaxes(1, 2).reshape(n, k, h, e)
+        return self.o(out), suffix
+
+
+class GatedMLP(nnx.Module):
+    """`down(silu(gate(x)) * up(x))`, no biases."""
+
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        def linear(dims: tuple[int, int], axes: tuple[str, str]) -> Linear:
+            return Linear(
+                dims[:1],
+                dims[1:],
+                in_axes=axes[:1],
+                out_axes=axes[1:],
+                use_bias=False,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        wide = (cfg.hidden_size, cfg.intermediate_size)
+        self.gate = linear(wide, ("embed", "mlp"))
+        self.up = linear(wide, ("embed", "mlp"))
+        self.down = linear(wide[::-1], ("mlp", "embed"))
+
+    def __call__(self, x: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
+        wide = jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.down(constrain(wide, "batch", "tokens", "mlp"))
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.input_norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps, param_dtype=param_dtype)
+        self.attn = Attention(cfg, param_dtype=param_dtype, rngs=rngs)
+        self.post_attention_norm = RMSNorm(
+            cfg.hidden_size, eps=cfg.rms_norm_eps, param_dtype=param_dtype
+        )
+        self.mlp = GatedMLP(cfg, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "N L D"], rotary: Rotary, mask: Bool[Array, "#N 1 L L"] | None
+    ) -> tuple[Float[Array, "N L D"], KeyValue]:
+        attended, kv = self.attn(self.input_norm(x), rotary, mask)
+        return self._add(x, attended), kv
+
+    def decode(
+        self,
+        x: Float[Array, "N K D"],
+        rotary: Rotary,
+        prefix: KVCache,
+        prefix_mask: Bool[Array, "N P"],
+        suffix: KVCache,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "N K D"], KVCache]:
+        """One token of each response; see `Attention.decode`."""
+        attended, suffix = self.attn.decode(
+            self.input_norm(x), rotary, prefix, prefix_mask, suffix, step
+        )
+        return self._add(x, attended), suffix
+
+    def _add(self, x: Float[Array, "N L D"], attended: Float[Array, "N L D"]) -> Array:
+        x = constrain(x + attended, "batch", "tokens", None)
+        return constrain(x + self.mlp(self.post_attention_norm(x)), "batch", "tokens", None)
+
+
+class Qwen2(nnx.Module):
+    """The decoder: token table, a stack of layers, final norm and head.
+
+    Parameters: `embed`, `layers` (stacked), `norm`, `lm_head` (None where the head is the table).
+    Computes in the dtype of the embeddings that come in.
+
+    Source: transformers' Qwen2ForCausalLM, which parity tests compare against.
+    """
+
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embed = Embedding(
+            cfg.padded_vocab_size, cfg.hidden_size, param_dtype=param_dtype, rngs=rngs
+        )
+        self.layers = stack_layers(
+            lambda rngs: DecoderLayer(cfg, param_dtype=param_dtype, rngs=rngs),
+            cfg.num_hidden_layers,
+            rngs,
+        )
+        self.norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps, param_dtype=param_dtype)
+        self.lm_head = nnx.data(None)
+        if not cfg.tie_word_embeddings:
+            self.lm_head = Linear(
+                (cfg.hidden_size,),
+                (cfg.padded_vocab_size,),
+                in_axes=("embed",),
+                out_axes=("vocab",),
+                use_bias=False,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError if positions up to `length - 1` are more than the model knows."""
+        limit = self.cfg.max_position_embeddings
+        if length > limit:
+            raise ValueError(
+                f"a sequence of {length} positions exceeds max_position_embeddings={limit}; "
+                f"rope scaling beyond it is not implemented"
+            )
+
+    def embed_tokens(self, ids: Int[Array, "..."], dtype: jnp.dtype) -> Float[Array, "... D"]:
+        """Rows of the token table in the compute dtype."""
+        return self.embed(ids, dtype)
+
+    def __call__(
+        self,
+        embeds: Float[Array, "N L D"],
+        positions: Int[Array, "N L"],
+        mask: Bool[Array, "#N 1 L L"] | None,
+        *,
+        longest: int | None = None,
+    ) -> Float[Array, "N L D"]:
+        """Hidden states after the final norm, in the dtype of `embeds`.
+
+        Args:
+          embeds: token and visual embeddings.
+          positions: int32 rotary position of every slot; packed responses repeat them.
+          mask: True where a query may see a key, with a True diagonal; None is plain causal.
+          longest: static bound on positions + 1, L if None; packed groups give P + C.
+
+        Raises:
+          ValueError: `longest` exceeds `max_position_embeddings`.
+        """
+        self.check_length(embeds.shape[1] if longest is None else longest)
+        return self._run(embeds, positions, mask, keep_cache=False)[0]
+
+    def prefill(
+        self,
+        embeds: Float[Array, "N P D"],
+        positions: Int[Array, "N P"],
+        mask: Bool[Array, "#N 1 P P"] | None,
+    ) -> tuple[Float[Array, "N P D"], KVCache]:
+        """As `__call__`, and the cache `[layers, N, ...]` of P slots for decoding.
+
+        Raises:
+          ValueError: P exceeds `max_position_embeddings`.
+        """
+        self.check_length(embeds.shape[1])
+        return self._run(embeds, positions, mask, keep_cache=True)
+
+    def _run(self, embeds, positions, mask, *, keep_cache: bool):
+        rotary = rotary_table(self.cfg, positions)
+        x = constrain(embeds, "batch", "tokens", None)
+
+        def body(layer: DecoderLayer, x: Array, _) -> tuple[Array, KVCache | None]:
+            x, (k, v) = layer(x, rotary, mask)
+            if not keep_cache:
+                return x, None
+            return x, KVCache(keys=k.transpose(0, 2, 3, 1), values=v.swapaxes(1, 2))
+
+        x, cache = scan_layers(self.layers, body, x, wrap=_rematerialise(self.cfg.remat))
+        return self.norm(x), cache
+
+    def decode_step(
+        self,
+        layers: Sequence[DecoderLayer],
+        embeds: Float[Array, "N K D"],
+        positions: Int[Array, "N"],
+        prefix: Sequence[KVCache],
+        prefix_mask: Bool[Array, "N P"],
+        suffix: Sequence[KVCache],
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "N K D"], tuple[KVCache, ...]]:
+        """Hidden states of one new token of each of N * K responses.
+
+        Args:
+          layers: `unstacked_layers()`, taken outside the loop over tokens.
+          embeds: of the tokens chosen last.
+          positions: int32 rotary position of that token, p_i + step.
+          prefix: per layer, rows `[N]`, shared by the K responses of a video.
+          prefix_mask: True at the real slots of each prompt.
+          suffix: per layer, rows `[N, G, K]`; slots before `step` are filled.
+          step: int32 slot of this token.
+
+        Returns:
+          Hidden states after the final norm, and the suffix with slot `step` written.
+        """
+        rotary = rotary_table(self.cfg, positions[:, None])
+        x, written = embeds, []
+        for layer, layer_prefix, layer_suffix in zip(layers, prefix, suffix, strict=True):
+            x, layer_suffix = layer.decode(x, rotary, layer_prefix, prefix_mask, layer_suffix, step)
+            written.append(layer_suffix)
+        return self.norm(x), tuple(written)
+
+    def unstacked_layers(self) -> list[DecoderLayer]:
+        """The layers one by one.
+
+        A loop over tokens reads every weight at every step; slicing the stack there would copy
+        every weight first. Sliced before the loop, the copy is made once.
+        """
+        graphdef, state = nnx.split(self.layers)
+        return [
+            nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], state))
+            for i in range(self.cfg.num_hidden_layers)
+        ]
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V_padded"]:
+        """Float32 logits; the columns that only pad the vocabulary are -inf and never win."""
+        if self.lm_head is None:
+            table, axis = self.embed.embedding[...], 1
+        else:
+            table, axis = self.lm_head.kernel[...], 0
+        logits = jax.lax.dot_general(
+            hidden,
+            table.astype(hidden.dtype),
+            (((hidden.ndim - 1,), (axis,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        is_token = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
+        return jnp.where(is_token, logits, -jnp.inf)
+
+
+def _rematerialise(remat: str) -> Callable[[Callable], Callable]:
+    """The wrapper of one layer's step for each value of `Qwen2Config.remat`."""
+    if remat == "none":
+        return lambda step: step
+    policy = None
+    if remat == "names":
+        policy = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES)
+    # Inside a scan the barrier that keeps the recomputation from being merged is not needed.
+    return lambda step: jax.checkpoint(step, policy=policy, prevent_cse=False)

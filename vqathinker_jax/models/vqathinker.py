@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -89,8 +88,7 @@ class VQAThinker(nnx.Module):
         grid = side // self.cfg.vision.patch_size
         features = features.reshape(num * frames, grid, grid, -1)
         features = pixel_shuffle(features, self.cfg.shuffle_factor, self.cfg.ps_version)
-        # Without the barrier the TPU compiler aborts while splitting the window of this transpose.
-        tokens = self.projector(jax.lax.optimization_barrier(features))
+        tokens = self.projector(features)
         return tokens.reshape(num, frames, *tokens.shape[1:])
 
     def motion_feature(

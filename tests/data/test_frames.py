@@ -1,0 +1,72 @@
+"""The published choice of frames, against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from vqathinker_jax.data.frames import FrameCollector, frame_indices
+
+
+def test_a_clip_of_240_frames():
+    # last 239, step 239/12 = 19.9167, half a step 9.9583; i = 5: 99.58 -> 100,
+    # 109.96 -> 109; i = 6: 119.5 -> 120 (even), 129.96 -> 129.
+    expected = [9, 29, 49, 69, 89, 109, 129, 148, 168, 188, 208, 228]
+    found = frame_indices(240, 29.97, 12)
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
+
+
+def test_training_geometry():
+    # last 99, step 16.5, half 8.25; 16.5 rounds to 16 and 49.5 to 50: half to even.
+    assert frame_indices(100, 25.0, 6).tolist() == [8, 24, 41, 58, 74, 90]
+
+
+def test_rounding_is_half_to_even_before_half_a_step_is_added():
+    # last 10, step 2.5, half 1.25; 2.5 -> 2 and 7.5 -> 8: rounding half up would give 4 and 9.
+    assert frame_indices(11, 25.0, 4).tolist() == [1, 3, 6, 9]
+
+
+def test_the_last_index_is_divided_not_the_number_of_frames():
+    # Step 11/12, half 0.458; 5.5 -> 6, 6.42 -> 6. Dividing 12 would give 0..11.
+    assert frame_indices(12, 25.0, 12).tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10]
+
+
+def test_fewer_frames_than_asked_for_repeat():
+    # last 2, step 2/7 = 0.2857, half 0.1429; steps round to 0, 0, 1, 1, 1, 1, 2.
+    assert frame_indices(3, 25.0, 7).tolist() == [0, 0, 1, 1, 1, 1, 2]
+    assert frame_indices(1, 25.0, 5).tolist() == [0] * 5
+
+
+def test_a_time_span():
+    # 1 s to 2.3 s at 10 fps: 10 to 23, step 3.25, half 1.625; 3.25 -> 3, 6.5 -> 6, 9.75 -> 10.
+    assert frame_indices(50, 10.0, 4, (1.0, 2.3)).tolist() == [11, 14, 17, 21]
+    # The end is cut at the last frame: 40 to 49, step 3, half 1.5.
+    assert frame_indices(50, 10.0, 3, (4.0, 9.0)).tolist() == [41, 44, 47]
+
+
+def test_an_unknown_rate_still_reads_a_whole_clip():
+    assert frame_indices(240, 0.0, 12).tolist() == frame_indices(240, 29.97, 12).tolist()
+    with pytest.raises(ValueError, match="frame rate is unknown"):
+        frame_indices(240, 0.0, 12, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 11, 12, 13, 97, 1090])
+def test_indices_lie_in_the_clip_and_rise(count):
+    found = frame_indices(count, 30.0, 12)
+    assert found.min() >= 0 and found.max() < count
+    assert (np.diff(found) >= 0).all()
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="cannot choose"):
+        frame_indices(0, 25.0, 3)
+    with pytest.raises(ValueError, match="outside the clip"):
+        frame_indices(50, 10.0, 3, (6.0, 9.0))
+
+
+def test_the_collector_fills_every_slot_of_a_repeated_frame():
+    collector = FrameCollector(np.array([0, 2, 2], np.int64), 3)
+    assert collector.wants(2) and not collector.wants(1)
+    collector.add(2, np.full((5, 7, 3), 40, np.uint8))
+    collector.add(0, np.full((5, 7, 3), 90, np.uint8))
+    assert collector.frames[:, 0, 0, 0].tolist() == [90, 40, 40]
+    assert not collector.missing and not collector.wants(2)

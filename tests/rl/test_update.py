@@ -1,0 +1,194 @@
+"""The update: same numbers in all passes, accumulation, what trains and what does not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.rl.conftest import with_objective
+from vqathinker_jax.rl.grpo import LOSS_TYPES
+from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
+from vqathinker_jax.rl.update import (
+    ObjectiveConfig,
+    OptimizerConfig,
+    Static,
+    UpdateBatch,
+    response_logprobs,
+    split_trained,
+    update,
+)
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, total_steps=10)
+
+
+@pytest.fixture(scope="module")
+def sampled(small_model):
+    """Sampled responses of three videos and the batch that trains on them."""
+    rng = np.random.default_rng(0)
+    loaded = small_model.loaded
+    video = loaded.video
+    shape = (3, video.num_frames, video.image_size, video.image_size, 3)
+    pixels = jnp.asarray(rng.normal(size=shape).astype(np.float32))
+    rows = [small_model.build_prompt(question) for question in (None, "Is it sharp?", "Good?")]
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.full((3, lengths.max() + 3), loaded.context_id, np.int32)
+    for row, prompt in enumerate(rows):
+        ids[row, : len(prompt)] = prompt
+    cfg = RolloutConfig(num_generations=4, max_completion_length=6, temporal=False)
+    generation = roll_out(
+        (loaded.graphdef, loaded.state),
+        pixels,
+        jnp.asarray(ids),
+        jnp.asarray(lengths),
+        jax.random.split(jax.random.key(1), 3),
+        video=video,
+        context_id=loaded.context_id,
+        cfg=cfg,
+        sampling=cfg.sampling(loaded.end_id, loaded.pad_id, loaded.suppressed_ids),
+    ).clean
+    ragged = jnp.asarray(rng.integers(1, 7, (3, 4)))
+    batch = UpdateBatch(
+        pixels=pixels,
+        prompt_ids=jnp.asarray(ids),
+        prompt_lengths=jnp.asarray(lengths),
+        responses=generation.tokens,
+        response_mask=jnp.arange(6) < jnp.minimum(generation.lengths, ragged)[..., None],
+        advantages=jnp.asarray(rng.normal(size=(3, 4)).astype(np.float32)),
+    )
+    return batch, generation
+
+
+def fresh(model, vision: str = "full", micro_batch: int = 3, **objective):
+    """Copies of the parameters (updates donate theirs), split, and what to compile for."""
+    loaded = model.loaded
+    state = jax.tree.map(lambda a: jnp.array(a, jnp.float32), loaded.state)
+    graphdef, trained, frozen = split_trained(nnx.merge(loaded.graphdef, state), vision)
+    static = Static(
+        graphdef, loaded.video, loaded.context_id, ObjectiveConfig(**objective), micro_batch, 6
+    )
+    return trained, frozen, static
+
+
+def run(model, batch, vision="full", micro_batch=3, optimizer=OPTIMIZER, **objective):
+    trained, frozen, static = fresh(model, vision, micro_batch, **objective)
+    before = jax.tree.map(np.asarray, trained)
+    opt_state = optimizer.make().init(trained)
+    after, _, metrics = update(trained, frozen, opt_state, batch, static, optimizer)
+    return before, after, metrics
+
+
+def paths_that_moved(before, after) -> set[str]:
+    old = dict(nnx.to_flat_state(before))
+    return {
+        path[0]
+        for path, value in nnx.to_flat_state(after)
+        if not np.array_equal(old[path].get_value(), value.get_value())
+    }
+
+
+def largest_difference(a, b) -> float:
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_training_pass_gives_the_samplers_logprobs(small_model, sampled):
+    batch, generation = sampled
+    trained, frozen, static = fresh(small_model)
+    logprobs = response_logprobs(trained, frozen, batch, static)
+    mask = jnp.arange(6) < generation.lengths[..., None]
+    np.testing.assert_allclose(
+        jnp.where(mask, logprobs, 0), jnp.where(mask, generation.logprobs, 0), atol=2e-5
+    )
+
+
+def test_kl_is_exactly_zero_at_step_zero(small_model, sampled):
+    batch, _ = sampled
+    trained, frozen, static = fresh(small_model)
+    reference = response_logprobs(trained, frozen, batch, static)
+    batch = dataclasses.replace(batch, reference_logprobs=reference)
+    _, _, metrics = run(small_model, batch, beta=0.04)
+    assert float(metrics.kl_token_mean) == 0.0
+    assert float(metrics.clip_fraction) == 0.0
+    _, _, moved = run(
+        small_model, dataclasses.replace(batch, reference_logprobs=reference - 0.5), beta=0.04
+    )
+    np.testing.assert_allclose(float(moved.kl_token_mean), np.exp(-0.5) + 0.5 - 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", [name for name in LOSS_TYPES if name != "bnpo"])
+def test_accumulating_over_groups_equals_one_pass(small_model, sampled, loss_type):
+    batch, _ = sampled
+    sgd_like = OptimizerConfig(learning_rate=1e-3, total_steps=10, b1=0.0, b2=0.0)
+    _, whole, metrics = run(small_model, batch, optimizer=sgd_like, beta=0.0, loss_type=loss_type)
+    _, parts, other = run(
+        small_model, batch, micro_batch=1, optimizer=sgd_like, beta=0.0, loss_type=loss_type
+    )
+    np.testing.assert_allclose(metrics.grad_norm, other.grad_norm, rtol=1e-4)
+    np.testing.assert_allclose(metrics.loss, other.loss, rtol=1e-4, atol=1e-6)
+    del whole, parts
+
+
+@pytest.mark.parametrize(
+    ("vision", "moved"),
+    [
+        ("full", {"vision", "projector", "motion_projector", "decoder"}),
+        ("projector", {"projector", "motion_projector", "decoder"}),
+        ("frozen", {"decoder"}),
+    ],
+)
+def test_only_what_trains_moves(small_model, sampled, vision, moved):
+    batch, _ = sampled
+    before, after, metrics = run(small_model, batch, vision, beta=0.0)
+    assert paths_that_moved(before, after) == moved
+    assert np.isfinite(float(metrics.grad_norm)) and float(metrics.grad_norm) > 0
+
+
+def test_zero_advantages_leave_the_model_alone(small_model, sampled):
+    batch, _ = sampled
+    batch = dataclasses.replace(batch, advantages=jnp.zeros((3, 4), jnp.float32))
+    before, after, metrics = run(small_model, batch, beta=0.0)
+    assert paths_that_moved(before, after) == set()
+    assert float(metrics.grad_norm) == 0.0
+
+
+def test_advantage_raises_what_it_favours(small_model, sampled):
+    batch, _ = sampled
+    favoured = jnp.zeros((3, 4), jnp.float32).at[:, 2].set(1.0)
+    batch = dataclasses.replace(batch, advantages=favoured)
+    trained, frozen, static = fresh(small_model)
+    before = response_logprobs(trained, frozen, batch, static)
+    _, after, _ = run(small_model, batch, beta=0.0)
+    gain = (response_logprobs(after, frozen, batch, static) - before) * batch.response_mask.astype(jnp.float32)
+    assert float(gain[:, 2].sum()) > 0.1
+
+
+def test_entropy_bonus_and_anchor(small_model, sampled):
+    batch, _ = sampled
+    batch = dataclasses.replace(
+        batch,
+        advantages=jnp.zeros((3, 4), jnp.float32),
+        anchor=batch.responses[:, 0],
+        anchor_mask=jnp.ones((3, 6), bool),
+    )
+    _, _, first = run(small_model, batch, beta=0.0, anchor_weight=1.0, entropy_bonus=0.0)
+    np.testing.assert_allclose(first.loss, first.anchor_loss, rtol=1e-5)
+    _, _, both = run(small_model, batch, beta=0.0, anchor_weight=2.0, entropy_bonus=0.5)
+    np.testing.assert_allclose(both.loss, 2 * first.anchor_loss - 0.5 * first.entropy, rtol=1e-5)
+    assert 0 < float(first.entropy) < np.log(len(small_model.tokenizer))
+
+
+def test_refusals(small_model, sampled):
+    batch, _ = sampled
+    with pytest.raises(ValueError, match="not a multiple of micro_batch=2"):
+        run(small_model, batch, micro_batch=2, beta=0.0)
+    with pytest.raises(ValueError, match="vision must be one of"):
+        fresh(small_model, "half")
+    with pytest.raises(ValueError, match="loss_type must be one of"):
+        with_objective(fresh(small_model)[2], loss_type="ppo")
+    with pytest.raises(ValueError, match="warmup_steps 5"):
+        OptimizerConfig(warmup_steps=5, total_steps=3)

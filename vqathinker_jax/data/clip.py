@@ -1,0 +1,143 @@
+"""What decoding a file gives, what it may cost, and how it fails: shared by all decoders."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Protocol
+
+import numpy as np
+
+
+class VideoError(ValueError):
+    """A file that cannot be scored; the message is one line for the user and names the file."""
+
+    @classmethod
+    def of(cls, path: os.PathLike | str, reason: str) -> VideoError:
+        """The error of one file."""
+        return cls(f"{printable(path)}: {reason}")
+
+
+def printable(path: os.PathLike | str) -> str:
+    """The path on one line: control characters and undecodable bytes become escapes."""
+    text = os.fsdecode(path)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFacts:
+    """What the container and the first decoded frame say about a file."""
+
+    codec: str
+    """`h264`, `hevc`, `vp9`, ...; `png`, `jpeg`, ... for a still image."""
+    pixel_format: str
+    """As decoded: `yuv420p`, `yuv420p10le`, ...; Pillow's mode for a still image."""
+    width: int
+    """Pixels, as shown (after rotation)."""
+    height: int
+    fps: float
+    """Average frames per second; 0 where the container does not say, and for a still image."""
+    num_frames: int
+    """Frames that can be decoded."""
+    rotation: int
+    """Degrees by which stored frames are turned before they are shown, counterclockwise: 0, 90, -90
+    or 180; -90 is a phone's clip shown turned 90 degrees clockwise."""
+    bit_depth: int
+    duration: float
+    """Seconds; 0 where unknown."""
+    transfer: str
+    """`sdr`, `pq` or `hlg`."""
+    container: str
+    """Name of the demuxer: `mov,mp4,m4a,3gp,3g2,mj2`, `matroska,webm`, ...; `image`."""
+    file_bytes: int
+    decoder: str
+    """`pyav`, `decord` or `pillow`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """The frames of a file that the model sees."""
+
+    frames: np.ndarray
+    """uint8 [F, S, S, 3], RGB, upright, each whole frame squashed to the square."""
+    indices: np.ndarray
+    """int64 [F]: place of each frame in order of presentation."""
+    facts: VideoFacts
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRequest:
+    """Which frames are wanted, and how large.
+
+    Raises:
+      ValueError: a count or a size below one, or a `bound` that does not run forwards.
+    """
+
+    num_frames: int
+    """F."""
+    image_size: int
+    """S, pixels."""
+    bound: tuple[float, float] | None = None
+    """Start and end in seconds; None: the whole clip."""
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.image_size < 1:
+            raise ValueError(f"num_frames and image_size must be at least 1, got {self}")
+        if self.bound is not None and not self.bound[0] < self.bound[1]:
+            raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What decoding one file may cost.
+
+    Raises:
+      ValueError: a limit that is not positive.
+    """
+
+    seconds: float = 120.0
+    """Wall time, looked at between packets and frames; a decoder that hangs inside one call is
+    stopped only by `read_clip_bounded` and `DecodePool`."""
+    frame_pixels: int = 8192 * 8192
+    """Pixels of one stored frame."""
+    threads: int = 0
+    """Decoding threads; 0: as many as there are cores."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or self.frame_pixels < 1 or self.threads < 0:
+            raise ValueError(f"limits must be positive, got {self}")
+
+    def check_size(self, path: str, width: int, height: int) -> None:
+        """Raises VideoError where a frame has more pixels than allowed, or none."""
+        if width < 1 or height < 1:
+            raise VideoError.of(path, f"its frames have no pixels ({width}x{height})")
+        if width * height > self.frame_pixels:
+            raise VideoError.of(
+                path, f"a frame of {width}x{height} has more than {self.frame_pixels} pixels"
+            )
+
+
+class Deadline:
+    """The moment at which decoding a file is given up."""
+
+    def __init__(self, path: str, seconds: float):
+        self._path = path
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises VideoError once the time is up."""
+        if time.monotonic() > self._end:
+            raise VideoError.of(self._path, f"decoding took longer than {self._seconds:g} s")
+
+
+class Decoder(Protocol):
+    """Reads the frames asked for from a regular file.
+
+    Raises:
+      VideoError: nothing to show, or over a limit.
+    """
+
+    def __call__(self, path: str, request: FrameRequest, limits: Limits) -> Clip: ...

@@ -1,0 +1,352 @@
+"""Labelled videos as a stream of training batches: shuffled, decoded ahead, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from vqathinker_jax.data.clip import Clip, Limits, VideoError
+from vqathinker_jax.data.labels import (
+    ON_BAD,
+    SCALES,
+    LabelledVideo,
+    linear_scale,
+    read_labels,
+)
+from vqathinker_jax.data.pool import DecodePool
+from vqathinker_jax.data.prompt import STYLES
+from vqathinker_jax.data.video import DECODERS, read_clip
+from vqathinker_jax.spec import VideoSpec
+
+LOG = logging.getLogger(__name__)
+
+B = TypeVar("B")
+T = TypeVar("T")
+
+FEWEST_SEEN = 20
+"""Clips that must have been tried before their unreadable share can stop a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSource:
+    """A label file and what is needed to read it.
+
+    Raises:
+      ValueError: an unknown scale, an empty range or an unknown value of `on_bad`.
+    """
+
+    labels: str
+    """Path of a `.jsonl`, `.json`, `.csv` or `.txt` file; see `read_labels`."""
+    video_root: str
+    """Folder that the file's paths are relative to."""
+    scale: str | tuple[float, float]
+    """What the scores mean: a name in `SCALES`, or [low, high] to be mapped to 1-5 linearly."""
+    on_bad: str = "refuse"
+    """`refuse` a file with bad lines, or `skip` them."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scale, str):
+            linear_scale(*self.scale)
+        elif self.scale not in SCALES:
+            raise ValueError(f"scale must be one of {tuple(SCALES)} or a pair, got {self.scale!r}")
+        if self.on_bad not in ON_BAD:
+            raise ValueError(f"on_bad must be one of {ON_BAD}, got {self.on_bad!r}")
+
+    def read(self) -> tuple[LabelledVideo, ...]:
+        """The usable lines; skipped ones are logged.
+
+        Raises:
+          LabelError, OSError: as `read_labels`.
+        """
+        labels = read_labels(
+            self.labels, scale=self.scale, video_root=self.video_root, on_bad=self.on_bad
+        )
+        for bad in labels.bad_lines:
+            LOG.warning("%s: line %d skipped: %s", self.labels, bad.line, bad.reason)
+        return labels.videos
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which videos are trained on and validated with, and how they are read.
+
+    Raises:
+      ValueError: an unknown decoder or prompt style, or a number out of range.
+    """
+
+    train: LabelSource
+    validation: LabelSource | None = None
+    """None: no validation."""
+    prompt_style: str = "train"
+    """Wording of the prompt in training; see `build_prompt_text`."""
+    decoder: str = "pyav"
+    shuffle: bool = True
+    """A new order every epoch, drawn from the run's seed; False: the order of the file."""
+    num_workers: int = 4
+    """Decoding processes of each host; 0: decode in the training process, for debugging."""
+    timeout_s: float = 120.0
+    """Seconds that decoding one clip may take before it counts as unreadable."""
+    max_unreadable: float = 0.05
+    """Share of the clips tried, at least `FEWEST_SEEN` of them, above which the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.prompt_style not in STYLES:
+            raise ValueError(f"prompt_style must be one of {STYLES}, got {self.prompt_style!r}")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {DECODERS}, got {self.decoder!r}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
+        # At 1 a folder without a single readable clip would be searched for ever.
+        if not 0 <= self.max_unreadable < 1:
+            raise ValueError(f"max_unreadable must be in [0, 1), got {self.max_unreadable}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """A position between two batches, all integers; it fits any `num_workers`."""
+
+    next_record: int = 0
+    """Records of this process's stream that were used or skipped so far."""
+    unreadable: int = 0
+    """How many of them were skipped."""
+    checksum: int = 0
+    """Of the labels that the position belongs to; 0: of any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoBatch:
+    """Decoded clips of N videos and their opinion scores."""
+
+    frames: UInt8[np.ndarray, "N F S S 3"]
+    gt: Float32[np.ndarray, "N"]
+    """Scores from 1 to 5."""
+    ids: tuple[str, ...]
+    indices: Int64[np.ndarray, "N"]
+    """Places of the videos in the label file, to fold into random keys."""
+    state: StreamState
+    """Where the stream goes on after this batch: what to save once it has been trained on."""
+
+
+class UnreadableVideosError(ValueError):
+    """So many clips cannot be read that something is wrong with the data as a whole."""
+
+
+class VideoStream(Iterator[VideoBatch]):
+    """Endless batches of labelled videos, decoded ahead in processes of their own.
+
+    The order depends on the seed alone. All processes together read one global order: a global
+    batch is the batches of process 0, 1, ... one after the other, and holds the same videos for
+    any number of processes, as long as every clip is readable. A clip that is not is logged,
+    counted and skipped, and its process takes the next record of its own stream instead, so that
+    shapes stay.
+
+    >>> with VideoStream(videos, 4, TRAINING, cfg, seed=0) as stream:  # doctest: +SKIP
+    ...     batch = next(stream)
+
+    Args:
+      videos: all labelled videos, the same on every process.
+      batch_size: N, videos per batch of this process.
+      spec: the geometry, F and S.
+      cfg: how to read them.
+      seed: root of the order, 0 <= seed < 2**32.
+      process_index, process_count: this process among all.
+
+    Raises:
+      ValueError: no videos, a batch size below one, or a process index that is none.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[LabelledVideo],
+        batch_size: int,
+        spec: VideoSpec,
+        cfg: DataConfig,
+        *,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if not videos or batch_size < 1 or not 0 <= process_index < process_count:
+            raise ValueError(
+                f"a stream needs videos ({len(videos)}), a batch size ({batch_size}) and a place "
+                f"among the processes ({process_index} of {process_count})"
+            )
+        self._videos = tuple(videos)
+        self._batch_size = batch_size
+        self._spec = spec
+        self._cfg = cfg
+        self._seed = seed
+        self._process = (process_index, process_count)
+        self._checksum = _checksum(self._videos)
+        self._state = StreamState(checksum=self._checksum)
+        self._records = None
+        self._pool = None
+
+    def state(self) -> StreamState:
+        """The position after the batch last handed out, whatever has been decoded ahead of it."""
+        return self._state
+
+    def restore(self, state: StreamState) -> None:
+        """Goes to a position: the batches that follow are those that followed it then.
+
+        Raises:
+          ValueError: the position belongs to other labels.
+        """
+        if state.checksum not in (0, self._checksum):
+            raise ValueError(
+                f"the labels have changed since this run was started (checksum "
+                f"{self._checksum:08x}, saved {state.checksum:08x}): its position in them is lost"
+            )
+        self.close()
+        self._state = dataclasses.replace(state, checksum=self._checksum)
+
+    def __next__(self) -> VideoBatch:
+        if self._records is None:
+            self._records = self._open(self._state.next_record)
+        state, chosen, clips = self._state, [], []
+        while len(chosen) < self._batch_size:
+            index, clip = next(self._records)
+            state = dataclasses.replace(state, next_record=state.next_record + 1)
+            if isinstance(clip, VideoError):
+                state = dataclasses.replace(state, unreadable=state.unreadable + 1)
+                self._skip(clip, state)
+                continue
+            chosen.append(index)
+            clips.append(clip.frames)
+        self._state = state
+        return VideoBatch(
+            frames=np.stack(clips),
+            gt=np.array([self._videos[i].score for i in chosen], np.float32),
+            ids=tuple(self._videos[i].id for i in chosen),
+            indices=np.array(chosen, np.int64),
+            state=state,
+        )
+
+    def close(self) -> None:
+        """Ends the decoding processes; the stream can still be read on, which starts new ones."""
+        if self._pool is not None:
+            self._pool.close(cancel=True)
+            self._pool = None
+        if self._records is not None:
+            self._records.close()
+            self._records = None
+
+    def __enter__(self) -> VideoStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, start: int) -> Iterator[tuple[int, Clip | VideoError]]:
+        """An iterator of grain's over this process's records, decoded ahead, from `start` on."""
+        # Here and not above: grain imports jax, which nothing else in this package's data needs.
+        import grain
+
+        workers, batch = self._cfg.num_workers, self._batch_size
+        order = grain.MapDataset.range(len(self._videos))
+        if self._cfg.shuffle:
+            order = order.seed(self._seed).shuffle()
+        order = order.repeat()
+        process, count = self._process
+
+        def place(record: int) -> int:
+            """Where a record of this process stands in the global order."""
+            return (record // batch * count + process) * batch + record % batch
+
+        read = self._reader()
+        records = grain.MapDataset.range(start, sys.maxsize).map(
+            lambda record: _read(self._videos, order[place(record)], read)
+        )
+        # The decoding itself happens in the pool's processes, which survive a clip that hangs or
+        # crashes the decoder; grain's own would end the run, and would each import jax.
+        options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+        return iter(records.to_iter_dataset(options))
+
+    def _reader(self) -> Callable[[str], Clip]:
+        cfg, spec = self._cfg, self._spec
+        if cfg.num_workers == 0:
+            limits = Limits(seconds=cfg.timeout_s)
+            return lambda path: read_clip(
+                path, spec.num_frames, spec.image_size, decoder=cfg.decoder, limits=limits
+            )
+        self._pool = pool = DecodePool(
+            cfg.num_workers,
+            spec.num_frames,
+            spec.image_size,
+            decoder=cfg.decoder,
+            timeout_s=cfg.timeout_s,
+        )
+        return lambda path: pool.submit(path).result()
+
+    def _skip(self, error: VideoError, state: StreamState) -> None:
+        """Logs an unreadable clip.
+
+        Raises:
+          UnreadableVideosError: there have been too many.
+        """
+        counts = f"{state.unreadable} of {state.next_record} clips unreadable"
+        LOG.warning("clip skipped: %s (%s)", error, counts)
+        share = state.unreadable / state.next_record
+        if state.next_record >= FEWEST_SEEN and share > self._cfg.max_unreadable:
+            raise UnreadableVideosError(
+                f"{counts}, more than data.max_unreadable = {self._cfg.max_unreadable:g} allows; "
+                f"the last one: {error}"
+            )
+
+
+def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[tuple[B, T]]:
+    """Pairs of a batch and `put(batch)`, the next one prepared while the current one is used.
+
+    Close it (`contextlib.closing`) before whatever `batches` reads from.
+
+    Args:
+      batches: an iterator, advanced by one batch more than was handed out.
+      put: places a batch on the devices. It runs in another thread, where contexts such as
+        `jax.set_mesh` do not reach: name shardings explicitly.
+
+    Raises:
+      Whatever `batches` and `put` raise, when the batch that it happened to is asked for.
+    """
+
+    def prepare() -> tuple[B, T] | None:
+        for batch in batches:
+            return batch, put(batch)
+        return None
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
+        ahead = thread.submit(prepare)
+        while (pair := ahead.result()) is not None:
+            ahead = thread.submit(prepare)
+            yield pair
+
+
+def _read(
+    videos: Sequence[LabelledVideo], index: int, read: Callable[[str], Clip]
+) -> tuple[int, Clip | VideoError]:
+    """A video's index, and its clip or why there is none: an exception would end the stream."""
+    try:
+        return index, read(videos[index].path)
+    except VideoError as error:
+        return index, error
+
+
+def _checksum(videos: Sequence[LabelledVideo]) -> int:
+    """Changes with the ids, scores or order of the videos, not with the folder they lie in."""
+    lines = "\n".join(f"{video.id}\t{video.score!r}" for video in videos)
+    return zlib.crc32(lines.encode("utf-8", "surrogatepass")) or 1

@@ -1,0 +1,72 @@
+"""Which frames of a clip the model sees, and gathering them while a clip is decoded."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vqathinker_jax.data.resize import resize_square
+
+WHOLE_CLIP = (-1e5, 1e5)
+"""Seconds: the published bounds of a clip that is read whole."""
+
+
+def frame_indices(
+    num_frames_in_clip: int, fps: float, num: int, bound: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Places of the published choice of frames.
+
+    With last = frames - 1, start = max(0, round(t0 fps)), end = min(round(t1 fps), last) and
+    step = (end - start) / num, frame i is at int(start + step / 2 + round(step i)).
+
+    Reference quirk: `last`, not the number of frames, is divided, and half a step is added after
+    the rounding (half to even), not before (test/batch_infer.py `get_index`).
+
+    Args:
+      num_frames_in_clip: frames that can be decoded; with fewer than `num`, indices repeat.
+      fps: average frames per second; 0 where unknown, which only a clip read whole can do without.
+      num: F.
+      bound: (t0, t1) in seconds; None: the whole clip.
+
+    Returns:
+      int64 [F], in [0, num_frames_in_clip).
+
+    Raises:
+      ValueError: no frames, a bound outside the clip, or a bound with an unknown frame rate.
+    """
+    if num_frames_in_clip < 1 or num < 1:
+        raise ValueError(f"cannot choose {num} of {num_frames_in_clip} frames")
+    last = num_frames_in_clip - 1
+    if fps > 0 and math.isfinite(fps):
+        first_second, last_second = WHOLE_CLIP if bound is None else bound
+        start = max(0, round(first_second * fps))
+        end = min(round(last_second * fps), last)
+    elif bound is None:
+        start, end = 0, last
+    else:
+        raise ValueError("the frame rate is unknown, so a time span cannot be cut out")
+    if start > end:
+        raise ValueError(f"the time span {bound} lies outside the clip")
+    step = float(end - start) / num
+    return np.array(
+        [int(start + step / 2 + np.round(step * i)) for i in range(num)], dtype=np.int64
+    )
+
+
+class FrameCollector:
+    """Gathers the frames asked for, resized, while a decoder walks through a clip."""
+
+    def __init__(self, indices: np.ndarray, size: int):
+        self.indices = indices
+        self.frames = np.empty((len(indices), size, size, 3), np.uint8)
+        self.missing: set[int] = set(indices.tolist())
+
+    def wants(self, index: int) -> bool:
+        """Whether the frame at this place was asked for and has not come yet."""
+        return index in self.missing
+
+    def add(self, index: int, frame: np.ndarray) -> None:
+        """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
+        self.frames[self.indices == index] = resize_square(frame, self.frames.shape[1])
+        self.missing.discard(index)

@@ -1,0 +1,92 @@
+"""The published prompts, word for word."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+SYSTEM = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的"
+    "多模态大语言模型。"
+)
+QUESTION = (
+    "You are doing the video quality assessment task. Here is the question: What is your overall "
+    "rating on the quality of this video? The rating should be a float between 1 and 5, rounded "
+    "to two decimal places, with 1 representing very poor quality and 5 representing excellent "
+    "quality."
+)
+FORMAT = (
+    "First output the thinking process in <think> </think> tags and then output the final answer "
+    "in <answer> </answer> tags."
+)
+STYLES = ("test", "train")
+IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+PAD = "<|endoftext|>"
+PLACEHOLDERS = (IMAGE_START, IMAGE_TOKEN, IMAGE_END, TURN_START, TURN_END, "<image>", "<|")
+"""Text that the template or the tokenizer would take for something else."""
+
+
+class Tokenizer(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+def build_prompt_text(
+    num_frames: int, tokens_per_frame: int, style: str = "test", question: str | None = None
+) -> str:
+    """The prompt for one video, placeholders written out, up to where the answer begins.
+
+    Reference quirk: the test text has no space or newline between its parts, and the train text
+    has (test/batch_infer.py against the training data's form). Both are kept as published.
+
+    Reference quirk: the test script counts the motion tokens as int(n (1 / n)), which is 0 for n of
+    49 or 196 (test/modeling_internvl_chat.py `batch_chat`); here there is always one.
+
+    Args:
+      num_frames: F, frames of the video.
+      tokens_per_frame: T, placeholders each of them takes.
+      style: `test`, for inference, or `train`.
+      question: None for the published question.
+
+    Raises:
+      ValueError: a count below one, an unknown style, or a question that holds a placeholder or a
+        special token.
+    """
+    if num_frames < 1 or tokens_per_frame < 1:
+        raise ValueError(
+            f"a prompt needs frames and tokens, got {num_frames} frames of {tokens_per_frame}"
+        )
+    question = QUESTION if question is None else question
+    for placeholder in PLACEHOLDERS:
+        if placeholder in question:
+            raise ValueError(f"the question must not contain {placeholder!r}")
+    frame, motion = _image(tokens_per_frame), _image(1)
+    places = range(1, num_frames + 1)
+    match style:
+        case "test":
+            user = "Now you will receive a video:"
+            user += "".join(f"Frame{i}: {frame}" for i in places)
+            user += f"Motion Feature: {motion}{question}{FORMAT}"
+        case "train":
+            user = "Now you will receive a video:\n"
+            user += "".join(f"Frame{i}:{frame}\n" for i in places)
+            user += f"Motion Feature:{motion}\n{question} {FORMAT}"
+        case _:
+            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+    return (
+        f"{TURN_START}system\n{SYSTEM}{TURN_END}\n"
+        f"{TURN_START}user\n{user}{TURN_END}\n"
+        f"{TURN_START}assistant\n"
+    )
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """Token ids int32 [P] of a prompt, with no special tokens but those written in it."""
+    return np.asarray(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
+
+def _image(num_tokens: int) -> str:
+    return IMAGE_START + IMAGE_TOKEN * num_tokens + IMAGE_END

@@ -1,0 +1,283 @@
+"""A data set of distorted clips with pseudo opinion scores, written as real video files.
+
+OUT/videos/<id>.mp4                       the clips
+OUT/train.jsonl validation.jsonl test.jsonl   labels in the published form, one JSON object a line
+OUT/manifest.json                         how it was made, the mapping from distortion to score,
+                                          every scene used with its split and licence, counts
+
+A label line has the published keys `id`, `dataset_name`, `image` (one path, relative to OUT) and
+`conversations` (the published question; the score as a number), and our own: `distortions` (name,
+severity, strength, what was done), `scene`, `licence`, `width`, `height`, `fps`, `num_frames`.
+
+Clip i of a seed is the same whatever the number of clips and of worker processes. Its target score
+is drawn first, evenly over 1 to 5, then distortions and strengths that would give it; the label is
+the score of what is really seen (`opinions.py`).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from vqathinker_jax.data import opinions
+from vqathinker_jax.data.distortions import DISTORTIONS
+from vqathinker_jax.data.encoding import missing_encoders
+from vqathinker_jax.data.scenes import SPLITS, catalogue, photograph_folder
+from vqathinker_jax.data.synthetic_clip import ClipRecord, Recipe, SynthesisError, make_clip
+
+__all__ = ["Recipe", "Synthesis", "SynthesisError", "synthesize"]
+
+FORMAT = 1
+"""Raised whenever the same seed gives other clips."""
+TYPICAL_CLIP_BYTES = 900_000
+JOURNAL = ".clips.jsonl"
+"""One line a finished clip, in the order of finishing; what a later run goes on from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthesis:
+    """What a run of `synthesize` did."""
+
+    folder: Path
+    num_written: int
+    num_kept: int
+    """Clips that an earlier run had made."""
+    counts: dict[str, int]
+    """Clips by split."""
+    has_photographs: bool
+    """False without scikit-image: all content is procedural then."""
+
+
+def synthesize(
+    out_dir: os.PathLike | str,
+    num_clips: int,
+    seed: int = 0,
+    workers: int | None = None,
+    *,
+    recipe: Recipe | None = None,
+    with_photographs: bool = True,
+    command: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Synthesis:
+    """Writes a data set of distorted clips with pseudo opinion scores.
+
+    A run that was stopped is finished by the same call: clips already there are kept. A larger
+    number of clips adds to them.
+
+    >>> synthesize("clips", num_clips=200, seed=0).counts  # doctest: +SKIP
+    {'train': 160, 'validation': 20, 'test': 20}
+
+    Args:
+      out_dir: folder to write to; made if absent.
+      num_clips: clips in all splits together.
+      seed: decides views, distortions and scores; content and its splits are the same for all.
+      workers: processes; None for one a core, 1 for none beside this one.
+      recipe: everything else about the clips; its seed is replaced by `seed`.
+      with_photographs: False leaves out scikit-image's pictures even where it is installed.
+      command: for the manifest, the command line that asked for this.
+      progress: called with the clips done and the clips in all.
+
+    Raises:
+      SynthesisError: nothing can be written, no room, no encoder, the folder holds clips made
+        differently, a worker died, or an argument is impossible.
+    """
+    if num_clips < 1:
+        raise SynthesisError(f"the number of clips must be at least 1, got {num_clips}")
+    workers = _default_workers() if workers is None else workers
+    if workers < 1:
+        raise SynthesisError(f"the number of workers must be at least 1, got {workers}")
+    has_photographs = with_photographs and photograph_folder() is not None
+    recipe = dataclasses.replace(recipe or Recipe(), seed=seed)
+    if not has_photographs:
+        recipe = dataclasses.replace(recipe, photograph_share=0.0)
+    folder = Path(out_dir)
+    _prepare_folder(folder)
+    _check_same_recipe(folder, recipe)
+    records = {record.index: record for record in _finished(folder)}
+    kept = len([index for index in records if index < num_clips])
+    done = kept
+    missing = [index for index in range(num_clips) if index not in records]
+    _check_room(folder, len(missing))
+    try:
+        if missing:
+            _write_manifest(folder, recipe, [], command, is_complete=False)
+        with open(folder / JOURNAL, "a", encoding="utf-8") as journal:
+            for record in _make_all(recipe, missing, folder, workers):
+                records[record.index] = record
+                journal.write(json.dumps(dataclasses.asdict(record)) + "\n")
+                journal.flush()
+                done += 1
+                if progress is not None:
+                    progress(done, num_clips)
+        chosen = [records[index] for index in range(num_clips)]
+        _write_labels(folder, chosen)
+        _write_manifest(folder, recipe, chosen, command, is_complete=True)
+    except OSError as error:
+        raise SynthesisError(_explain(folder, error)) from None
+    except BrokenProcessPool:
+        raise SynthesisError(
+            "a worker process died, perhaps for lack of memory; run the same command again "
+            "with fewer workers to go on"
+        ) from None
+    counts = {split: sum(record.split == split for record in chosen) for split in SPLITS}
+    return Synthesis(folder, len(missing), kept, counts, has_photographs)
+
+
+def _default_workers() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _make_all(
+    recipe: Recipe, indices: list[int], folder: Path, workers: int
+) -> Iterator[ClipRecord]:
+    """Makes clips in this process or in others, in any order."""
+    if workers == 1 or len(indices) < 2:
+        for index in indices:
+            yield make_clip(recipe, index, folder)
+        return
+    # Spawned, so that a caller's threads and accelerator are not copied into the workers.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(indices)), mp_context=context) as pool:
+        futures = [pool.submit(make_clip, recipe, index, folder) for index in indices]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Makes the folder and finds out whether clips can be written there, before any is made."""
+    lacking = missing_encoders()
+    if lacking:
+        raise SynthesisError(f"this build of PyAV lacks the encoders {', '.join(lacking)}")
+    trial = folder / "videos" / ".trial"
+    try:
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"0")
+        trial.unlink()
+    except OSError as error:
+        raise SynthesisError(_explain(folder, error)) from None
+
+
+def _explain(folder: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{folder}: the disk is full; make room and run the same command again to go on"
+    return f"{folder}: cannot be written to ({error.strerror or error})"
+
+
+def _check_room(folder: Path, num_missing: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, num_missing * TYPICAL_CLIP_BYTES
+    if needed > free:
+        raise SynthesisError(
+            f"{folder}: {num_missing} clips need about {needed / 1e9:.1f} GB, and only "
+            f"{free / 1e9:.1f} GB are free"
+        )
+
+
+def _settings(recipe: Recipe) -> dict:
+    return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(recipe)}))
+
+
+def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Refuses a folder whose clips were made differently."""
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return
+    try:
+        there = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise SynthesisError(
+            f"{manifest}: is not the manifest of synthetic clips; name another folder"
+        ) from None
+    here = _settings(recipe)
+    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    if differing:
+        pairs = ", ".join(f"{key} {there.get(key)} not {here.get(key)}" for key in differing)
+        raise SynthesisError(
+            f"{folder}: holds clips made differently ({pairs}); name another folder"
+        )
+
+
+def _finished(folder: Path) -> Iterator[ClipRecord]:
+    """Clips of earlier runs whose files are there and whole."""
+    journal = folder / JOURNAL
+    if not journal.exists() or not (folder / "manifest.json").exists():
+        return
+    lines = journal.read_text(encoding="utf-8").split("\n")
+    if lines[-1]:
+        # The last run was killed in the middle of a line; what is appended must not join it.
+        journal.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
+    for line in lines[:-1]:
+        record = ClipRecord.from_line(line)
+        path = folder / record.path
+        if path.is_file() and path.stat().st_size == record.num_bytes:
+            yield record
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _write_labels(folder: Path, records: list[ClipRecord]) -> None:
+    for split in SPLITS:
+        lines = [json.dumps(record.label()) for record in records if record.split == split]
+        _write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _write_manifest(
+    folder: Path, recipe: Recipe, records: list[ClipRecord], command: str, is_complete: bool
+) -> None:
+    used = {record.scene for record in records}
+    scenes = catalogue(recipe.scenes_per_family, recipe.photograph_share > 0)
+    scores = [record.score for record in records]
+    names = collections.Counter(one.name for record in records for one in record.distortions)
+    manifest = {
+        "command": command,
+        "settings": _settings(recipe),
+        "is_complete": is_complete,
+        "num_clips": len(records),
+        "counts": {split: sum(r.split == split for r in records) for split in SPLITS},
+        "num_bytes": sum(record.num_bytes for record in records),
+        "content": (
+            "photographs that ship inside scikit-image, and procedural scenes"
+            if recipe.photograph_share > 0
+            else "procedural scenes only; photographs need scikit-image (extra `synth`)"
+        ),
+        "score": {
+            "mapping": opinions.__doc__,
+            "weights": opinions.WEIGHTS,
+            "strength_knots": opinions.KNOTS,
+            "typical_damage": opinions.TYPICAL,
+            "histogram": {
+                "edges": np.linspace(1, 5, 9).tolist(),
+                "counts": np.histogram(scores, 8, (1, 5))[0].tolist(),
+            },
+        },
+        "distortions": {
+            one.name: {
+                "category": one.category,
+                "mapping": one.mapping,
+                "num_clips": names[one.name],
+            }
+            for one in DISTORTIONS.values()
+        },
+        "scenes": [dataclasses.asdict(scene) for scene in scenes if scene.id in used],
+    }
+    _write_whole(
+        folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    )

@@ -1,0 +1,309 @@
+"""The update: packed groups forwards and backwards, GRPO loss, AdamW. One compiled program.
+
+Policy, reference and old log-probs come from the same forward pass (`policy_logprobs`), so the KL
+at step 0 and the first ratio are exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from vqathinker_jax.metrics import masked_mean
+from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
+from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
+from vqathinker_jax.spec import VideoSpec
+
+TRAINED_PARTS = {
+    "full": ("vision", "projector", "motion_projector", "decoder"),
+    "projector": ("projector", "motion_projector", "decoder"),
+    "frozen": ("decoder",),
+}
+"""What trains for each value of `vision`; SlowFast never does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised. Defaults: the paper's Table 6.
+
+    Raises:
+      ValueError: an unknown loss type, or a negative weight.
+    """
+
+    loss_type: str = "grpo"
+    beta: float = 0.04
+    """Weight of the KL penalty; 0 needs no reference."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    entropy_bonus: float = 0.0
+    """Weight of the mean token entropy (nats), which is raised."""
+    anchor_weight: float = 0.0
+    """Weight of the cross-entropy on a given text packed as one more response."""
+    logprob_chunk: int = 256
+    """Rows per video whose logits exist at one time."""
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"loss_type must be one of {LOSS_TYPES}, got {self.loss_type!r}")
+        for name in ("beta", "clip_low", "clip_high", "entropy_bonus", "anchor_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.logprob_chunk < 1:
+            raise ValueError(f"logprob_chunk must be at least 1, got {self.logprob_chunk}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+
+    learning_rate: float = 1e-6
+    """The peak."""
+    final_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    total_steps: int | None = None
+    """Updates over which the rate decays to its final value; None: not known before the data is
+    read (`TrainConfig.optimizer_for` fills it in), and without it there is no schedule."""
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
+            raise ValueError("learning_rate and max_grad_norm must be positive")
+        total = max(self.warmup_steps, 1) if self.total_steps is None else self.total_steps
+        if not 0 <= self.warmup_steps <= total or total < 1:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must lie in [0, total_steps={self.total_steps}]"
+            )
+
+    def schedule(self) -> optax.Schedule:
+        """The learning rate of every update; raises ValueError where `total_steps` is None."""
+        if self.total_steps is None:
+            raise ValueError("total_steps is not set, so there is no schedule")
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if self.warmup_steps else self.learning_rate,
+            peak_value=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            decay_steps=max(self.total_steps, self.warmup_steps + 1),
+            end_value=self.final_learning_rate,
+        )
+
+    def make(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.adamw(self.schedule(), self.b1, self.b2, weight_decay=self.weight_decay),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UpdateBatch:
+    """What one update trains on; every array leads with the videos."""
+
+    pixels: Float[Array, "N F S S 3"]
+    """Normalised, compute dtype."""
+    prompt_ids: Int[Array, "N P"]
+    """int32, padded on the right."""
+    prompt_lengths: Int[Array, "N"]
+    responses: Int[Array, "N K C"]
+    """int32."""
+    response_mask: Bool[Array, "N K C"]
+    """True up to and including the first end token."""
+    advantages: Float[Array, "N K"]
+    """float32."""
+    old_logprobs: Float[Array, "N K C"] | None = None
+    """float32, of the policy before the first update of this rollout; None: the current one."""
+    reference_logprobs: Float[Array, "N K C"] | None = None
+    """float32; None without KL."""
+    anchor: Int[Array, "N C"] | None = None
+    """int32 ids of a text to hold on to."""
+    anchor_mask: Bool[Array, "N C"] | None = None
+    """True at the anchor tokens that count."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UpdateMetrics:
+    """Scalars of one update, float32."""
+
+    loss: Float[Array, ""]
+    kl_token_mean: Float[Array, ""]
+    clip_fraction: Float[Array, ""]
+    entropy: Float[Array, ""]
+    """Mean over response tokens, nats."""
+    anchor_loss: Float[Array, ""]
+    """Mean cross-entropy of the anchor tokens, nats; 0 without an anchor."""
+    grad_norm: Float[Array, ""]
+    """Global norm before clipping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """What an update is compiled for, besides shapes."""
+
+    graphdef: nnx.GraphDef
+    video: VideoSpec
+    context_id: int
+    objective: ObjectiveConfig
+    micro_batch: int
+    """Videos per forward and backward pass; gradients are accumulated over the batch."""
+    max_completion_length: int
+
+
+def is_trained(vision: str, path: tuple) -> bool:
+    """Whether the parameter at `path` trains when `vision` is full, projector or frozen."""
+    return path[0] in TRAINED_PARTS[vision]
+
+
+def split_trained(model: VQAThinker, vision: str) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The model as its structure, the parameters that train and those that do not.
+
+    Raises:
+      ValueError: an unknown value of `vision`.
+    """
+    if vision not in TRAINED_PARTS:
+        raise ValueError(f"vision must be one of {tuple(TRAINED_PARTS)}, got {vision!r}")
+    return nnx.split(model, lambda path, _: is_trained(vision, path), ...)
+
+
+def policy_logprobs(
+    model: VQAThinker, batch: UpdateBatch, static: Static, responses: Int[Array, "N K C"]
+) -> ResponseLogprobs:
+    """Log-probs and entropies of responses to the videos of a batch, in one packed pass."""
+    visual = model.visual_tokens(batch.pixels)
+    motion = model.motion_token(batch.pixels, static.video)
+    embeds = model.prompt_embeds(
+        batch.prompt_ids, batch.prompt_lengths, visual, motion, static.context_id
+    )
+    return packed_logprobs(
+        model.decoder, embeds, batch.prompt_lengths, responses, static.objective.logprob_chunk
+    )
+
+
+@functools.partial(jax.jit, static_argnames="static")
+def response_logprobs(
+    trained: nnx.State, frozen: nnx.State, batch: UpdateBatch, static: Static
+) -> Float[Array, "N K C"]:
+    """float32 log-probs of the batch's responses, micro-batch by micro-batch, without gradient.
+
+    With the reference's parameters in place of `trained`, the reference log-probs; with the current
+    ones before the first of several updates, the old log-probs.
+    """
+
+    def one(part: UpdateBatch) -> Array:
+        model = nnx.merge(static.graphdef, trained, frozen)
+        return policy_logprobs(model, part, static, part.responses).logprobs
+
+    out = jax.lax.map(one, _micro_batches(batch, static.micro_batch))
+    return out.reshape(batch.responses.shape)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("static", "optimizer"), donate_argnames=("trained", "opt_state")
+)
+def update(
+    trained: nnx.State,
+    frozen: nnx.State,
+    opt_state: optax.OptState,
+    batch: UpdateBatch,
+    static: Static,
+    optimizer: OptimizerConfig,
+) -> tuple[nnx.State, optax.OptState, UpdateMetrics]:
+    """One optimizer step on the GRPO objective of a batch.
+
+    Args:
+      trained: parameters that change; their dtype is the storage dtype (float32 masters).
+      frozen: the others.
+      opt_state: of `optimizer.make()` over `trained`.
+      batch: N videos; N must be a multiple of `static.micro_batch`.
+      static: what this is compiled for.
+      optimizer: its configuration.
+    """
+    parts = _micro_batches(batch, static.micro_batch)
+    num_parts = parts.responses.shape[0]
+    num_tokens = batch.response_mask.sum()
+
+    def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, UpdateMetrics]:
+        model = nnx.merge(static.graphdef, trained, frozen)
+        return _loss(model, part, static, num_tokens)
+
+    def accumulate(total, part: UpdateBatch):
+        grads, metrics = jax.grad(loss_of, has_aux=True)(trained, part)
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
+
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+    # "dapo" already divides by the tokens of the whole batch; the others are means over parts.
+    share = 1.0 if static.objective.loss_type == "dapo" else 1.0 / num_parts
+    grads = jax.tree.map(lambda g: g * share, grads)
+    metrics = jax.tree.map(jnp.mean, metrics)
+    metrics = dataclasses.replace(
+        metrics, loss=metrics.loss * num_parts * share, grad_norm=optax.global_norm(grads)
+    )
+    # optax's Adam mixes dtypes, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.make().update(grads, opt_state, trained)
+        trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
+    return trained, opt_state, metrics
+
+
+def _loss(
+    model: VQAThinker, part: UpdateBatch, static: Static, num_tokens: Array
+) -> tuple[Array, UpdateMetrics]:
+    objective = static.objective
+    k = part.responses.shape[1]
+    responses = part.responses
+    if part.anchor is not None:
+        responses = jnp.concatenate([responses, part.anchor[:, None]], axis=1)
+    out = policy_logprobs(model, part, static, responses)
+    grpo = grpo_loss(
+        out.logprobs[:, :k],
+        part.old_logprobs,
+        part.reference_logprobs,
+        part.response_mask,
+        part.advantages,
+        objective.beta,
+        objective.clip_low,
+        objective.clip_high,
+        objective.loss_type,
+        static.max_completion_length,
+        num_tokens,
+    )
+    loss = grpo.loss
+    entropy = masked_mean(out.entropy[:, :k], part.response_mask, axis=None)
+    if objective.entropy_bonus > 0:
+        loss = loss - objective.entropy_bonus * entropy
+    anchor_loss = jnp.float32(0)
+    if part.anchor is not None:
+        anchor_loss = -masked_mean(out.logprobs[:, k], part.anchor_mask, axis=None)
+        loss = loss + objective.anchor_weight * anchor_loss
+    return loss, UpdateMetrics(
+        loss=loss,
+        kl_token_mean=grpo.kl_token_mean,
+        clip_fraction=grpo.clip_fraction,
+        entropy=jax.lax.stop_gradient(entropy),
+        anchor_loss=jax.lax.stop_gradient(anchor_loss),
+        grad_norm=jnp.float32(0),
+    )
+
+
+def _micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:
+    """Adds a leading axis of micro-batches; groups are never split."""
+    num = batch.responses.shape[0]
+    if num % size:
+        raise ValueError(f"a batch of {num} videos is not a multiple of micro_batch={size}")
+    return jax.tree.map(lambda a: a.reshape(num // size, size, *a.shape[1:]), batch)

@@ -1,0 +1,97 @@
+"""What a person sees: a progress line on stderr, a table or plain lines on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from vqathinker_jax.results import ScoreResult
+
+
+def printable(text: str) -> str:
+    """One line of text that any terminal can show: control and undecodable bytes escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def shown_score(result: ScoreResult) -> str:
+    """`3.42`, `3.42 ± 0.10`, `no score` or `error`."""
+    if result.status != "ok":
+        return "error"
+    if result.score is None:
+        return "no score"
+    if result.std is None:
+        return f"{result.score:.2f}"
+    return f"{result.score:.2f} ± {result.std:.2f}"
+
+
+def shown_reason(result: ScoreResult) -> str:
+    """The error, the reasoning, or the raw answer of a result, on one line."""
+    return printable(" ".join((result.error or result.reasoning or result.response or "").split()))
+
+
+class Progress:
+    """A bar with the time left on a terminal; one plain line a file elsewhere; nothing if quiet."""
+
+    def __init__(self, total: int, is_quiet: bool):
+        self.total = total
+        self.count = 0
+        self.is_plain = not is_quiet and not sys.stderr.isatty()
+        self.bar = RichProgress(
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            disable=is_quiet or self.is_plain or total == 0,
+            transient=True,
+        )
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self.total)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def advance(self, result: ScoreResult) -> None:
+        """Counts one finished file and says what became of it."""
+        self.count += 1
+        name = printable(result.path)
+        self.bar.update(self.task, advance=1, description=Text(name[-40:]).plain)
+        if self.is_plain:
+            line = f"[{self.count}/{self.total}] {shown_score(result)}  {name}"
+            if result.error:
+                line += f": {printable(result.error)}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def print_results(results: Sequence[ScoreResult]) -> None:
+    """A table on a terminal; tab-separated `score, path, reasons` elsewhere."""
+    if not results:
+        return
+    if not sys.stdout.isatty():
+        for result in results:
+            print(shown_score(result), printable(result.path), shown_reason(result), sep="\t")
+        return
+    table = Table(show_lines=len(results) > 1, expand=False)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    table.add_column("reasons", overflow="fold")
+    for result in results:
+        table.add_row(
+            Text(shown_score(result)), Text(printable(result.path)), Text(shown_reason(result))
+        )
+    kinds = sorted({result.model_kind for result in results if result.model_kind})
+    if kinds:
+        table.caption = f"model: {results[0].model} ({', '.join(kinds)})"
+    Console().print(table)
