@@ -37,3 +37,22 @@ def real_labels() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of label files beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory) -> Path:
+    """A random model folder in the official layout, as small as the geometry admits."""
+    from tests.small import CONFIG, VIDEO
+    from vqathinker_jax.weights.tiny import make_tiny
+
+    folder = tmp_path_factory.mktemp("small") / "model"
+    make_tiny(folder, model=CONFIG, video=VIDEO)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(small_folder):
+    """The model in `small_folder`, float32."""
+    import vqathinker_jax as vqt
+
+    return vqt.from_pretrained(small_folder, dtype="float32")

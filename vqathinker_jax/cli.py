@@ -74,6 +74,7 @@ def build_parser() -> Parser:
     add_score(commands)
     add_convert(commands)
     add_make_tiny(commands)
+    add_synth(commands)
     return parser
 
 
@@ -354,6 +355,55 @@ def run_make_tiny(args: argparse.Namespace) -> int:
 
 
 # ------------------------------------------------------------------------------------------------
+# synth
+
+
+def add_synth(commands) -> None:
+    command = add_command(
+        commands,
+        "synth",
+        run_synth,
+        "make distorted clips with pseudo opinion scores",
+        "Writes real video files of procedural and photographic content with known distortions,\n"
+        "labels from 1 to 5 computed from their severity, and a split by content. The labels are\n"
+        "not opinions of people. The same line again goes on where it stopped.",
+    )
+    command.add_argument("dir", metavar="OUT", help="folder to make or to go on with")
+    command.add_argument("--clips", type=at_least_one, required=True, metavar="N", help="how many")
+    command.add_argument("--seed", type=int, default=0, help="root of everything (default 0)")
+    command.add_argument(
+        "--workers", type=at_least_one, metavar="N", help="processes (default: as many as cores)"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def run_synth(args: argparse.Namespace) -> int:
+    from vqathinker_jax.synthetic.collection import SynthesisError, synthesize
+    from vqathinker_jax.terminal import Counter
+
+    try:
+        with Counter("clips", args.clips, is_quiet=args.quiet) as counter:
+            made = synthesize(
+                args.dir,
+                args.clips,
+                args.seed,
+                args.workers,
+                command=f"vqathinker synth OUT --clips {args.clips} --seed {args.seed}",
+                progress=counter.show,
+            )
+    except SynthesisError as error:
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return SOME_FAILED
+    if not made.has_photographs:
+        print(
+            "note: without scikit-image (extra `synth`) all content is procedural", file=sys.stderr
+        )
+    counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
+    print(f"{args.dir}: {made.num_written} clips written, {made.num_kept} kept ({counts})")
+    return OK
+
+
+# ------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -364,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    names = ("score", "convert", "make-tiny")
+    names = ("score", "convert", "make-tiny", "synth")
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         parser.error(f"unknown command {argv[0]!r}{did_you_mean(argv[0], names)}")
     args = parser.parse_strictly(argv)

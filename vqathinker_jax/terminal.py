@@ -75,6 +75,39 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
 
+class Counter:
+    """`done of total` on a terminal as a bar; elsewhere a plain line at every tenth of the way."""
+
+    def __init__(self, what: str, total: int, is_quiet: bool):
+        self.what = what
+        self.is_plain = not is_quiet and not sys.stderr.isatty()
+        self.tenths = 0
+        self.bar = RichProgress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=is_quiet or self.is_plain,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=total)
+
+    def __enter__(self) -> Counter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Says how far it is."""
+        self.bar.update(self.task, completed=done, total=total)
+        if self.is_plain and 10 * done // total > self.tenths:
+            self.tenths = 10 * done // total
+            print(f"{done} of {total} {self.what}", file=sys.stderr, flush=True)
+
+
 def print_results(results: Sequence[ScoreResult]) -> None:
     """A table on a terminal; tab-separated `score, path, reasons` elsewhere."""
     if not results:

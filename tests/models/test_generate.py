@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +227,20 @@ def test_buffers_grow_without_changing_a_token(monkeypatch):
         np.testing.assert_allclose(grown.logprobs, whole.logprobs, atol=1e-4)
     assert (grown.lengths == 9).any()
     assert generate.decode_segment._cache_size() - before == 2  # capacity 9 was there before
+
+
+def test_no_step_copies_a_response_buffer():
+    decoder = make()
+    prefix = prefill(decoder, *prompts([7, 3], 7))
+    graphdef, params = nnx.split(decoder)
+    state = generate.start_decode(graphdef, params, prefix, None, 5, 9, GREEDY)
+    text = (
+        generate.decode_segment.lower(graphdef, params, prefix, None, state, state.step, GREEDY)
+        .compile()
+        .as_text()
+    )
+    assert "f32[2,2,5,4,9]" in text and "f32[2,2,5,9,4]" in text  # keys and values
+    assert not re.search(r"f32\[2,2,5,(4,9|9,4)\]\S* copy\(", text)
 
 
 def test_prompts_of_many_lengths_compile_once_per_bucket():

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.parity.torch_official import write_official_folder
 
 import vqathinker_jax as vqt
+from tests.parity.torch_official import write_official_folder
 from vqathinker_jax.models.internvit import InternViTConfig
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig

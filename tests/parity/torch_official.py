@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+
 from tests.parity.torch_internvit import build_torch_vision
 from tests.parity.torch_qwen2 import build_torch_qwen2
 from tests.parity.torch_slowfast import build_torch_slowfast
-from safetensors.torch import save_file
-
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.config_json import FolderConfig

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.rl.conftest import with_objective
 from vqathinker_jax.rl.grpo import LOSS_TYPES
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
 from vqathinker_jax.rl.update import (
@@ -163,7 +162,9 @@ def test_advantage_raises_what_it_favours(small_model, sampled):
     trained, frozen, static = fresh(small_model)
     before = response_logprobs(trained, frozen, batch, static)
     _, after, _ = run(small_model, batch, beta=0.0)
-    gain = (response_logprobs(after, frozen, batch, static) - before) * batch.response_mask.astype(jnp.float32)
+    gain = (response_logprobs(after, frozen, batch, static) - before) * batch.response_mask.astype(
+        jnp.float32
+    )
     assert float(gain[:, 2].sum()) > 0.1
 
 
@@ -189,6 +190,6 @@ def test_refusals(small_model, sampled):
     with pytest.raises(ValueError, match="vision must be one of"):
         fresh(small_model, "half")
     with pytest.raises(ValueError, match="loss_type must be one of"):
-        with_objective(fresh(small_model)[2], loss_type="ppo")
+        ObjectiveConfig(loss_type="ppo")
     with pytest.raises(ValueError, match="warmup_steps 5"):
         OptimizerConfig(warmup_steps=5, total_steps=3)

@@ -12,9 +12,9 @@ from PIL import Image
 from vqathinker_jax.data.clip import Limits, VideoError
 from vqathinker_jax.data.color import RGBConverter
 from vqathinker_jax.data.container import open_container
-from vqathinker_jax.data.distortions import DISTORTIONS, compression_strength_to_crf
-from vqathinker_jax.data.encoding import NEAR_LOSSLESS, write_video
-from vqathinker_jax.data.scenes import generator
+from vqathinker_jax.synthetic.distortions import DISTORTIONS, compression_strength_to_crf
+from vqathinker_jax.synthetic.encoding import NEAR_LOSSLESS, write_video
+from vqathinker_jax.synthetic.scenes import generator
 
 
 @dataclasses.dataclass(frozen=True)

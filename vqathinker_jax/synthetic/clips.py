@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vqathinker_jax.data import opinions
-from vqathinker_jax.data.distortions import DISTORTIONS, compression_settings
-from vqathinker_jax.data.encoding import NEAR_LOSSLESS, read_video, write_video
 from vqathinker_jax.data.prompt import QUESTION
-from vqathinker_jax.data.scenes import Scene, catalogue, fits, generator, of_split, render
+from vqathinker_jax.synthetic import opinions
+from vqathinker_jax.synthetic.distortions import DISTORTIONS, compression_settings
+from vqathinker_jax.synthetic.encoding import NEAR_LOSSLESS, read_video, write_video
+from vqathinker_jax.synthetic.scenes import Scene, catalogue, fits, generator, of_split, render
 
 DATASET_NAME = "vqathinker-synthetic"
 SIZES = {

@@ -31,11 +31,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vqathinker_jax.data import opinions
-from vqathinker_jax.data.distortions import DISTORTIONS
-from vqathinker_jax.data.encoding import missing_encoders
-from vqathinker_jax.data.scenes import SPLITS, catalogue, photograph_folder
-from vqathinker_jax.data.synthetic_clip import ClipRecord, Recipe, SynthesisError, make_clip
+from vqathinker_jax.synthetic import opinions
+from vqathinker_jax.synthetic.clips import ClipRecord, Recipe, SynthesisError, make_clip
+from vqathinker_jax.synthetic.distortions import DISTORTIONS
+from vqathinker_jax.synthetic.encoding import missing_encoders
+from vqathinker_jax.synthetic.scenes import SPLITS, catalogue, photograph_folder
 
 __all__ = ["Recipe", "Synthesis", "SynthesisError", "synthesize"]
 

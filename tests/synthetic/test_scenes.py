@@ -5,9 +5,9 @@ import collections
 import numpy as np
 import pytest
 
-from vqathinker_jax.data import scenes
-from vqathinker_jax.data.scenery import THINGS
-from vqathinker_jax.data.textures import MATERIALS, colourise, fractal_noise, hsv_to_rgb
+from vqathinker_jax.synthetic import scenes
+from vqathinker_jax.synthetic.scenery import THINGS
+from vqathinker_jax.synthetic.textures import MATERIALS, colourise, fractal_noise, hsv_to_rgb
 
 
 def scene(scene_id):

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vqathinker_jax.data.scenery import THINGS
-from vqathinker_jax.data.textures import MATERIALS
+from vqathinker_jax.synthetic.scenery import THINGS
+from vqathinker_jax.synthetic.textures import MATERIALS
 
 FAMILIES = {**MATERIALS, **THINGS}
 FLOWING = frozenset({"clouds", "plasma", "water"})

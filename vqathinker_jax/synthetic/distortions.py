@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from vqathinker_jax.data.encoding import recompressed
+from vqathinker_jax.synthetic.encoding import recompressed
 
 Distort = Callable[[np.ndarray, float, np.random.Generator], tuple[np.ndarray, str]]
 

@@ -12,7 +12,7 @@ import string
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from vqathinker_jax.data.textures import (
+from vqathinker_jax.synthetic.textures import (
     Picture,
     colourise,
     fractal_noise,

@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from vqathinker_jax.data import synthetic, synthetic_clip
-from vqathinker_jax.data.distortions import DISTORTIONS
-from vqathinker_jax.data.encoding import read_video
-from vqathinker_jax.data.opinions import pseudo_score
 from vqathinker_jax.data.prompt import QUESTION
-from vqathinker_jax.data.scenes import SPLITS
-from vqathinker_jax.data.synthetic import Recipe, SynthesisError, synthesize
-from vqathinker_jax.data.variants import write_variants
+from vqathinker_jax.synthetic import clips, collection
+from vqathinker_jax.synthetic.collection import Recipe, SynthesisError, synthesize
+from vqathinker_jax.synthetic.distortions import DISTORTIONS
+from vqathinker_jax.synthetic.encoding import read_video
+from vqathinker_jax.synthetic.opinions import pseudo_score
+from vqathinker_jax.synthetic.scenes import SPLITS
+from vqathinker_jax.synthetic.variants import write_variants
 
 SHORT = Recipe(scenes_per_family=10, seconds=(0.4, 0.6), largest_side=384)
 
@@ -82,8 +82,8 @@ def test_no_scene_is_in_two_splits_over_many_clips():
     seen = {}
     for seed in (0, 1):
         for index in range(600):
-            scene = synthetic_clip.choose_scene(Recipe(seed=seed), index)
-            assert scene.split == synthetic_clip.split_of(index)
+            scene = clips.choose_scene(Recipe(seed=seed), index)
+            assert scene.split == clips.split_of(index)
             seen.setdefault(scene.id, set()).add(scene.split)
     assert all(len(splits) == 1 for splits in seen.values())
     assert len([name for name in seen if not name.startswith("photograph/")]) >= 200
@@ -91,13 +91,11 @@ def test_no_scene_is_in_two_splits_over_many_clips():
 
 def test_targets_are_even_over_one_to_five():
     recipe = Recipe(seed=3)
-    scores = [
-        pseudo_score(synthetic_clip.choose_distortions(recipe, index)) for index in range(800)
-    ]
+    scores = [pseudo_score(clips.choose_distortions(recipe, index)) for index in range(800)]
     counts, _ = np.histogram(scores, 8, (1, 5))
     assert counts.min() > 80 and counts.max() < 120
     for split, index in (("train", 0), ("validation", 1), ("test", 2)):
-        assert synthetic_clip.split_of(index) == split
+        assert clips.split_of(index) == split
 
 
 def test_same_bytes_whatever_the_workers_and_the_number_of_clips(made, tmp_path):
@@ -117,7 +115,7 @@ def test_another_seed_gives_other_clips(made, tmp_path):
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     make(tmp_path / "whole", 4)
     calls = []
-    real = synthetic.make_clip
+    real = collection.make_clip
 
     def stops(recipe, index, folder):
         if index == 2:
@@ -128,14 +126,14 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         calls.append(index)
         return real(recipe, index, folder)
 
-    monkeypatch.setattr(synthetic, "make_clip", stops)
+    monkeypatch.setattr(collection, "make_clip", stops)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "parts", 4)
     assert not json.loads((tmp_path / "parts" / "manifest.json").read_text())["is_complete"]
-    with open(tmp_path / "parts" / synthetic.JOURNAL, "a") as journal:
+    with open(tmp_path / "parts" / collection.JOURNAL, "a") as journal:
         journal.write('{"index": 2, "id": "to')
     (tmp_path / "parts" / "videos" / "synth-0-000001.mp4").write_bytes(b"cut short")
-    monkeypatch.setattr(synthetic, "make_clip", counted)
+    monkeypatch.setattr(collection, "make_clip", counted)
     told = []
     result = make(tmp_path / "parts", 4, progress=lambda done, total: told.append((done, total)))
     assert calls == [1, 2, 3] and result.num_kept == 1
@@ -159,14 +157,14 @@ def test_a_foreign_manifest_is_refused(tmp_path):
 
 def test_an_unwritable_place_is_one_error_before_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(synthetic, "make_clip", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(collection, "make_clip", lambda *_: pytest.fail("work began"))
     with pytest.raises(SynthesisError, match="cannot be written to"):
         make(tmp_path / "file" / "set", 2)
 
 
 def test_no_room_is_one_error_before_work(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10**6})
-    monkeypatch.setattr(synthetic.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(collection.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SynthesisError, match=r"5000 clips need about .* GB, and only 0.0 GB"):
         make(tmp_path, 5000)
 
@@ -175,7 +173,7 @@ def test_a_disk_that_fills_up_is_one_error(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(synthetic, "make_clip", full)
+    monkeypatch.setattr(collection, "make_clip", full)
     with pytest.raises(SynthesisError, match="disk is full; make room and run the same command"):
         make(tmp_path, 2)
 
@@ -203,7 +201,7 @@ def test_without_photographs_only_procedural_content_and_the_manifest_says_so(tm
 
 def test_jax_is_not_imported():
     code = (
-        "import sys, vqathinker_jax.data.synthetic, vqathinker_jax.data.variants;"
+        "import sys, vqathinker_jax.synthetic.collection, vqathinker_jax.synthetic.variants;"
         "sys.exit('jax' in sys.modules or 'skimage' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vqathinker_jax.data import opinions, scenes
-from vqathinker_jax.data.distortions import DISTORTIONS, compression_settings, freeze, shuffle
-from vqathinker_jax.data.encoding import CODECS, read_video, recompressed, write_video
+from vqathinker_jax.synthetic import opinions, scenes
+from vqathinker_jax.synthetic.distortions import DISTORTIONS, compression_settings, freeze, shuffle
+from vqathinker_jax.synthetic.encoding import CODECS, read_video, recompressed, write_video
 
 TEMPORAL = [name for name, one in DISTORTIONS.items() if one.category == "temporal"]
 SPATIAL = [name for name in DISTORTIONS if name not in TEMPORAL]

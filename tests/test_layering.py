@@ -1,0 +1,96 @@
+"""Imports go down the layers only."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
+
+# A module imports only what stands above it, or to its left on its own line.
+LAYERS = """
+spec strict_yaml
+records metrics parallel
+data.clip data.resize data.frames data.color data.container data.stills data.pyav
+data.decord data.video
+data.worker data.pool
+data.sources data.prompt data.perturb data.labels data.dataset
+synthetic.textures synthetic.scenery synthetic.scenes
+synthetic.encoding synthetic.distortions synthetic.opinions
+synthetic.clips synthetic.collection synthetic.variants
+models.pixels models.layers models.attention
+models.internvit models.qwen2 models.slowfast models.projectors
+models.vqathinker
+models.generate models.logprobs models.packed models.presets
+weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.tokenizer
+weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
+weights.folder_writer weights.huggingface weights.checkpoint weights.streaming weights.convert
+weights.load weights.tiny
+rl.answers rl.rewards rl.grpo rl.baselines
+results terminal
+inference
+rl.rollout rl.update
+config
+scoring
+api
+cli
+"""
+
+ORDER = {name: i for i, name in enumerate(LAYERS.split())}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def modules() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+
+
+def imports(path: Path) -> set[str]:
+    """Names of our own modules that a file imports, wherever in the file."""
+    known = {module_name(other) for other in modules()}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqathinker_jax"):
+            base = node.module.removeprefix("vqathinker_jax").lstrip(".")
+            if base in known:
+                found.add(base)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                if inner in known:
+                    found.add(inner)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                inner = alias.name.removeprefix("vqathinker_jax").lstrip(".")
+                if alias.name.startswith("vqathinker_jax.") and inner in known:
+                    found.add(inner)
+    return found
+
+
+def test_every_module_has_a_layer():
+    assert {module_name(path) for path in modules()} == set(ORDER)
+
+
+def test_imports_go_down_only():
+    upward = [
+        f"{module_name(path)} imports {name}"
+        for path in modules()
+        for name in imports(path)
+        if ORDER[name] >= ORDER[module_name(path)]
+    ]
+    assert not upward, upward
+
+
+def test_the_reader_of_imports_sees_upward_ones():
+    found = imports(PACKAGE / "models" / "vqathinker.py")
+    assert {"models.internvit", "models.qwen2", "spec"} <= found
+
+
+def test_torch_is_never_imported():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not any(name.split(".")[0] in ("torch", "pickle5") for name in names), path

@@ -1,0 +1,238 @@
+"""The configuration of a training run: the small configs that live beside their code, composed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqathinker_jax.data.dataset import DataConfig
+from vqathinker_jax.models.presets import PRESETS
+from vqathinker_jax.rl.grpo import AdvantageConfig
+from vqathinker_jax.rl.rewards import RewardConfig
+from vqathinker_jax.rl.rollout import RolloutConfig
+from vqathinker_jax.rl.update import TRAINED_PARTS, ObjectiveConfig, OptimizerConfig
+from vqathinker_jax.spec import TRAINING, VIDEO_SPECS, VideoSpec
+from vqathinker_jax.strict_yaml import ConfigError, Settings, flatten, to_yaml
+
+__all__ = [
+    "ConfigError",
+    "MeshConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainConfig",
+    "diff_configs",
+    "load_config",
+    "save_config",
+]
+
+MODES = ("grpo", "sft")
+DTYPES = ("float32", "bfloat16")
+REMATS = ("none", "names", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which model a run starts from, in which precision, and what of it trains.
+
+    Raises:
+      ValueError: not exactly one start, or an unknown option.
+    """
+
+    path: str | None = None
+    """Folder or checkpoint to start from."""
+    preset: str | None = None
+    """Or a name in `PRESETS`: random weights; needs `tokenizer`."""
+    tokenizer: str | None = None
+    """Folder that holds the tokenizer of a preset; a model at `path` has its own."""
+    slowfast: str | None = None
+    """`SLOWFAST_8x8_R50.pyth`, for a folder that has no motion encoder."""
+    param_dtype: str = "float32"
+    """In which the parameters that train are stored."""
+    dtype: str = "bfloat16"
+    """In which passes are computed."""
+    vision: str = "full"
+    """What trains besides the decoder: `full` (tower and projectors), `projector`, or `frozen`."""
+    remat: str = "names"
+    """What of the forward pass is kept for the backward pass: `none` recomputes nothing."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.preset is None):
+            raise ValueError("give either path or preset, and not both")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {self.preset!r}")
+        if (self.preset is None) != (self.tokenizer is None):
+            raise ValueError("tokenizer goes with preset, and preset needs it")
+        for name, known in (
+            ("param_dtype", DTYPES),
+            ("dtype", DTYPES),
+            ("vision", tuple(TRAINED_PARTS)),
+            ("remat", REMATS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How long a run is, in which pieces, and what it writes down.
+
+    Raises:
+      ValueError: an unknown mode, or a number out of range.
+    """
+
+    mode: str = "grpo"
+    """`grpo`, or `sft`."""
+    epochs: int = 3
+    """Passes over the training videos."""
+    steps: int | None = None
+    """Steps instead of epochs; None: as many as the epochs have."""
+    videos_per_step: int = 16
+    """N of the global batch; in GRPO each is answered K times."""
+    micro_batch: int = 1
+    """Videos of the global batch per forward and backward pass."""
+    updates_per_rollout: int = 1
+    seed: int = 0
+    """Root of every random stream: order of the videos, sampling, perturbations."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step has one in any case."""
+    keep: int = 3
+    """Latest checkpoints that are kept."""
+    validate_every: int = 0
+    """Steps between validations; 0: none."""
+    validation_videos: int = 0
+    """First videos of the validation labels that are scored; 0: all."""
+    log_rollouts: int = 1
+    """Videos per step whose responses are written to the log in full."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        for name, least in (
+            ("epochs", 1),
+            ("videos_per_step", 1),
+            ("micro_batch", 1),
+            ("updates_per_rollout", 1),
+            ("checkpoint_every", 1),
+            ("keep", 1),
+            ("validate_every", 0),
+            ("validation_videos", 0),
+            ("log_rollouts", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
+        if self.videos_per_step % self.micro_batch:
+            raise ValueError(
+                f"videos_per_step {self.videos_per_step} is not a multiple of "
+                f"micro_batch {self.micro_batch}"
+            )
+
+    def num_steps(self, num_videos: int) -> int:
+        """Steps of the run over `num_videos` training videos, at least 1."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, self.epochs * num_videos // self.videos_per_step)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; their product is the number used.
+
+    Raises:
+      ValueError: an axis below 1.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(
+                    f"{field.name} must be at least 1, got {getattr(self, field.name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Raises:
+      ValueError: settings of different sections that exclude each other.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    run: RunConfig = RunConfig()
+    video: VideoSpec = TRAINING
+    """In YAML a name in `VIDEO_SPECS`, or changes to the training geometry."""
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        rows = self.mesh.data * self.mesh.fsdp
+        if self.run.micro_batch % rows:
+            raise ValueError(
+                f"run.micro_batch {self.run.micro_batch} is not a multiple of mesh.data x "
+                f"mesh.fsdp = {rows}: a group is never split over devices"
+            )
+        if self.run.validate_every and self.data.validation is None:
+            raise ValueError("run.validate_every is set, but there is no data.validation")
+        if self.reward.partners == "one" and self.run.videos_per_step < 2:
+            raise ValueError("reward.partners one needs run.videos_per_step of at least 2")
+
+    def optimizer_for(self, num_videos: int) -> OptimizerConfig:
+        """The optimizer with the length of the run over `num_videos` videos filled in.
+
+        Raises:
+          ValueError: the warm-up is longer than the run.
+        """
+        if self.optimizer.total_steps is not None:
+            return self.optimizer
+        total = self.run.num_steps(num_videos) * self.run.updates_per_rollout
+        return dataclasses.replace(self.optimizer, total_steps=total)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Reads a run's configuration.
+
+    >>> cfg = load_config("configs/vqathinker_8b.yaml", ["--run.steps", "10"])  # doctest: +SKIP
+
+    Args:
+      path: YAML with one section per field of `TrainConfig`; `extends: other.yaml` starts from
+        the settings of another file.
+      overrides: `--section.key value` or `--section.key=value`, values as in YAML.
+
+    Raises:
+      ConfigError: anything unknown, of the wrong type or impossible; one line that says where,
+        which key, what was expected and, for a misspelt name, the nearest right one.
+    """
+    settings = Settings(TrainConfig, {VideoSpec: VIDEO_SPECS})
+    settings.read_file(Path(path))
+    settings.read_arguments(overrides)
+    return settings.build()
+
+
+def save_config(config: TrainConfig, path: str | Path) -> None:
+    """Writes the effective configuration, every setting spelt out; it loads back equal."""
+    Path(path).write_text(to_yaml(config), encoding="utf-8")
+
+
+def diff_configs(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """What changed, as `key: before -> after`; empty for equal configurations."""
+    old, new = flatten(before), flatten(after)
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in {**old, **new}
+        if key not in old or key not in new or old[key] != new[key]
+    ]
