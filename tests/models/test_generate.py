@@ -12,6 +12,7 @@ import torch
 import transformers
 from flax import nnx
 
+from tests.models.tiny_decoder import make_decoder
 from vqathinker_jax import parallel
 from vqathinker_jax.models import generate
 from vqathinker_jax.models.generate import (
@@ -42,19 +43,8 @@ GREEDY = SamplingConfig(eos_id=EOS, pad_id=PAD, max_new_tokens=9)
 SAMPLED = dataclasses.replace(GREEDY, temperature=4.0, top_k=20, top_p=0.95, suppressed_ids=(1, 2))
 
 
-def build(rngs: nnx.Rngs) -> Qwen2:
-    return Qwen2(CFG, param_dtype=jnp.float32, rngs=rngs)
-
-
-@functools.cache
-def split() -> tuple[nnx.GraphDef, nnx.State]:
-    graphdef, state = nnx.split(nnx.jit(build)(nnx.Rngs(2)))
-    return graphdef, jax.tree.map(lambda a: 8 * a, state)  # loud enough to say varied things
-
-
 def make() -> Qwen2:
-    graphdef, state = split()
-    return nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # fresh variables
+    return make_decoder(CFG)
 
 
 def prompts(lengths: list[int], slots: int, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -170,7 +160,7 @@ def fixed_head(token: int) -> Qwen2:
         kernel[...] = jnp.zeros_like(kernel[...])
     table = decoder.embed.embedding
     table[...] = table[...].at[:, 0].set(50.0)
-    decoder.lm_head.kernel[...] = jnp.zeros((24, 40)).at[0, token].set(0.05)
+    decoder.lm_head.kernel[...] = jnp.zeros((24, 40)).at[0, token].set(1.0)
     return decoder
 
 
@@ -262,8 +252,7 @@ def test_buckets():
 
 
 def test_bfloat16():
-    graphdef, state = split()
-    decoder = nnx.merge(graphdef, jax.tree.map(lambda a: a.astype(jnp.bfloat16), state))
+    decoder = make_decoder(CFG, jnp.bfloat16)
     embeds, lengths = prompts([5, 4], 5)
     prefix = prefill(decoder, embeds.astype(jnp.bfloat16), lengths)
     assert prefix.cache.keys.dtype == jnp.bfloat16
@@ -276,7 +265,7 @@ def test_a_mesh_of_eight_devices_says_the_same():
     decoder = make()
     single = decode(decoder, prefill(decoder, embeds, lengths), None, 2, GREEDY)
     mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
-    graphdef, state = split()
+    graphdef, state = nnx.split(decoder)
     state = jax.device_put(state, parallel.state_shardings(state, mesh))
     with jax.set_mesh(mesh):
         sharded = nnx.merge(graphdef, state)

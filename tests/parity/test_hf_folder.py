@@ -68,10 +68,10 @@ def test_visual_tokens_are_those_of_transformers(saved):
     pixels = np.random.default_rng(1).normal(size=(2, 28, 28, 3)).astype(np.float32)
     with torch.no_grad():
         images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-        features = model.model.get_image_features(images)
-    expected = features.pooler_output if hasattr(features, "pooler_output") else features
+        expected = model.model.get_image_features(images).pooler_output
     ours = loaded.model.visual_tokens(jnp.asarray(pixels)[None])[0]
-    np.testing.assert_allclose(ours, torch.stack(tuple(expected)).numpy(), rtol=0, atol=2e-5)
+    # Measured: at most 9.6e-7 on values up to 3.
+    np.testing.assert_allclose(ours, torch.stack(tuple(expected)).numpy(), rtol=0, atol=5e-6)
 
 
 def test_every_tensor_of_transformers_is_used_and_written_back(saved, tmp_path):

@@ -55,9 +55,10 @@ def _chunked(decoder, hidden, targets, chunk, *, with_entropy: bool):
         picked = jnp.where(is_target, logits, 0.0).sum(-1)
         entropy = None
         if with_entropy:
-            probability = jnp.exp(logits - normaliser[..., None])
-            expected = jnp.where(probability > 0, logits, 0.0) * probability
-            entropy = normaliser - expected.sum(-1)
+            # Tokens of probability 0, the padded columns among them, add p log p = 0.
+            logprobs = logits - normaliser[..., None]
+            probability = jnp.exp(logprobs)
+            entropy = -(probability * jnp.where(probability > 0, logprobs, 0.0)).sum(-1)
         return picked - normaliser, entropy
 
     def step(_, inputs):

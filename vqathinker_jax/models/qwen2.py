@@ -182,25 +182,32 @@ class Attention(nnx.Module):
         n, k, h, e = q.shape
         g = new_key.shape[2]
         new_key, new_value = new_key.swapaxes(1, 2), new_value.swapaxes(1, 2)
-        update = jax.lax.dynamic_update_slice_in_dim
-        # The barrier keeps the compiler from writing the buffers a second time for their reader.
-        suffix = jax.lax.optimization_barrier(
-            KVCache(
-                keys=update(suffix.keys, new_key[..., None], step, axis=4),
-                values=update(suffix.values, new_value[..., None, :], step, axis=3),
-            )
-        )
         q = q.reshape(n, k, g, h // g, e).swapaxes(1, 2) * jnp.asarray(e**-0.5, q.dtype)
         f32 = jnp.float32
         before = jnp.einsum("ngkre,ngep->ngkrp", q, prefix.keys, preferred_element_type=f32)
         after = jnp.einsum("ngkre,ngkec->ngkrc", q, suffix.keys, preferred_element_type=f32)
+        own = jnp.einsum("ngkre,ngke->ngkr", q, new_key, preferred_element_type=f32)
         before = jnp.where(prefix_mask[:, None, None, None], before, -jnp.inf)
-        after = jnp.where(jnp.arange(suffix.num_slots) <= step, after, -jnp.inf)
-        weights = jax.nn.softmax(jnp.concatenate([before, after], axis=-1), axis=-1)
-        before, after = jnp.split(weights.astype(x.dtype), [prefix.num_slots], axis=-1)
+        after = jnp.where(jnp.arange(suffix.num_slots) < step, after, -jnp.inf)
+        scores = jnp.concatenate([before, after, own[..., None]], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        before, after, own = jnp.split(
+            weights, [prefix.num_slots, prefix.num_slots + suffix.num_slots], axis=-1
+        )
         out = jnp.einsum("ngkrp,ngpe->ngkre", before, prefix.values, preferred_element_type=f32)
         out += jnp.einsum("ngkrc,ngkce->ngkre", after, suffix.values, preferred_element_type=f32)
-        out = out.astype(x.dtype).swapaxes(1, 2).reshape(n, k, h, e)
+        out += own.astype(f32) * new_value[:, :, :, None].astype(f32)
+        out = out.astype(x.dtype)
+        # A write in place must come after the read above, or the compiler copies the buffers at
+        # every token. It honours no barrier on the CPU, so the new slots depend on the output,
+        # row by row (a row that is not finite spoils only itself).
+        tie = 0.0 * out[:, :, :, 0]
+        update = jax.lax.dynamic_update_slice_in_dim
+        suffix = KVCache(
+            keys=update(suffix.keys, (new_key + tie)[..., None], step, axis=4),
+            values=update(suffix.values, (new_value + tie)[..., None, :], step, axis=3),
+        )
+        out = out.swapaxes(1, 2).reshape(n, k, h, e)
         return self.o(out), suffix
 
 
