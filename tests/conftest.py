@@ -14,6 +14,20 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes of the stages' annotations are checked at run time.
+install_import_hook(
+    [
+        "vqathinker_jax.inference",
+        "vqathinker_jax.models.packed",
+        "vqathinker_jax.models.qwen2",
+        "vqathinker_jax.models.vqathinker",
+        "vqathinker_jax.rl.rollout",
+        "vqathinker_jax.rl.update",
+    ],
+    "beartype.beartype",
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_threefry_partitionable", True)

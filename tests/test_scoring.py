@@ -48,7 +48,7 @@ def test_every_file_has_its_row_in_order(small_model, clips):
     assert first.model_kind == "random" and first.mode == "greedy" and first.seed is None
     assert first.parseable == (first.score is not None)
     assert first.size == os.stat(clips[0]).st_size
-    assert broken.score is None and "broken.mp4" in broken.error
+    assert broken.score is None and broken.error.startswith("cannot be read as a video")
     assert "\n" not in broken.error
     assert "random weights" in small_model.warning
 
@@ -171,6 +171,7 @@ def test_the_command_scores_resumes_and_says_what_failed(small_folder, clips, tm
     assert code == 1
     assert "random weights" in err and "1 failed" in err
     assert len(out.splitlines()) == 4 and "error\t" in out
+    assert out.count("[random]\t") == 3  # labelled even where stderr is not looked at
     rows = [json.loads(row) for row in output.read_text().splitlines()]
     assert sorted(row["path"] for row in rows) == sorted(clips)
     assert {row["model_kind"] for row in rows} == {"random"}

@@ -107,7 +107,7 @@ class LoadedModel:
             )
         return jnp.asarray(pixels).astype(self.dtype)
 
-    def check_prompts(self, input_ids: np.ndarray, num_videos: int) -> Int[Array, "N P"]:
+    def check_prompts(self, input_ids: np.ndarray, num_videos: int) -> Int[np.ndarray, "N P"]:
         """One row (used for every video) or N equal-length rows of prompt ids, as int32 [N, P].
 
         Raises:
@@ -220,7 +220,7 @@ def completion_logprobs(
 
 
 def prompt_prefix(
-    model: LoadedModel, input_ids: Int[Array, "N P"], encoded: EncodedVideos
+    model: LoadedModel, input_ids: Int[np.ndarray, "N P"], encoded: EncodedVideos
 ) -> Prefix:
     """Pads the prompts to their bucket, splices and prefills them.
 
@@ -239,7 +239,7 @@ def prompt_prefix(
 
 def respond(
     model: LoadedModel,
-    input_ids: Int[Array, "N P"],
+    input_ids: Int[np.ndarray, "N P"],
     encoded: EncodedVideos,
     keys: Array | None,
     num_samples: int,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqathinker_jax.data.clip import printable
 from vqathinker_jax.data.pool import DecodePool
 from vqathinker_jax.data.video import Clip, VideoError
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, respond
@@ -150,7 +151,8 @@ def score_many(
             try:
                 batch.append(_Decoded(path, stamp, future.result()))
             except VideoError as error:
-                batch.append(asker.failure(path, stamp, str(error)))
+                reason = str(error).removeprefix(f"{printable(path)}: ")
+                batch.append(asker.failure(path, stamp, reason))
             submit_one()
             if sum(isinstance(item, _Decoded) for item in batch) == batch_size or not waiting:
                 yield from asker.answer(batch)

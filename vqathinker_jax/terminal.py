@@ -11,25 +11,18 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from vqathinker_jax.data.clip import printable
 from vqathinker_jax.results import ScoreResult
 
 
-def printable(text: str) -> str:
-    """One line of text that any terminal can show: control and undecodable bytes escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
-
-
 def shown_score(result: ScoreResult) -> str:
-    """`3.42`, `3.42 ± 0.10`, `no score` or `error`."""
+    """`3.42`, `3.42 ± 0.10`, `no score` or `error`; a model that is not published is labelled."""
     if result.status != "ok":
         return "error"
-    if result.score is None:
-        return "no score"
-    if result.std is None:
-        return f"{result.score:.2f}"
-    return f"{result.score:.2f} ± {result.std:.2f}"
+    shown = "no score" if result.score is None else f"{result.score:.2f}"
+    if result.std is not None:
+        shown += f" ± {result.std:.2f}"
+    return shown if result.model_kind == "published" else f"{shown} [{result.model_kind}]"
 
 
 def shown_reason(result: ScoreResult) -> str:

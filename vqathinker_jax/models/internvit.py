@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vqathinker_jax.models.attention import attend
@@ -160,7 +161,7 @@ def attend_image(
     )
 
 
-def _norm(cfg: InternViTConfig, param_dtype: jnp.dtype) -> LayerNorm | RMSNorm:
+def _norm(cfg: InternViTConfig, param_dtype: DTypeLike) -> LayerNorm | RMSNorm:
     make = LayerNorm if cfg.norm_type == "layer_norm" else RMSNorm
     return make(cfg.hidden_size, eps=cfg.layer_norm_eps, param_dtype=param_dtype)
 
@@ -172,7 +173,7 @@ class Attention(nnx.Module):
     whatever the norm type of the tower.
     """
 
-    def __init__(self, cfg: InternViTConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: InternViTConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         heads = (cfg.num_attention_heads, cfg.head_dim)
         width = cfg.hidden_size
         self.qkv = Linear(
@@ -211,7 +212,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """`fc2(gelu(fc1(x)))` with the exact GELU."""
 
-    def __init__(self, cfg: InternViTConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: InternViTConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.fc1 = Linear(
             (cfg.hidden_size,),
             (cfg.intermediate_size,),
@@ -238,7 +239,7 @@ class MLP(nnx.Module):
 class Layer(nnx.Module):
     """`x += ls1 * attn(norm1(x)); x += ls2 * mlp(norm2(x))`."""
 
-    def __init__(self, cfg: InternViTConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: InternViTConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1 = _norm(cfg, param_dtype)
         self.norm2 = _norm(cfg, param_dtype)
         self.attn = Attention(cfg, param_dtype=param_dtype, rngs=rngs)
@@ -259,7 +260,7 @@ class InternViT(nnx.Module):
     Source: `InternVisionModel` of the published training code.
     """
 
-    def __init__(self, cfg: InternViTConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: InternViTConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.cfg = cfg
         width, patch = cfg.hidden_size, cfg.patch_size
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 M = TypeVar("M", bound=nnx.Module)
@@ -40,7 +41,7 @@ class Linear(nnx.Module):
         in_axes: Sequence[str],
         out_axes: Sequence[str],
         use_bias: bool,
-        param_dtype: jnp.dtype,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
         init_std: float = 0.02,
     ):
@@ -64,7 +65,7 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axis, in float32."""
 
-    def __init__(self, dim: int, *, eps: float, param_dtype: jnp.dtype, axis: str = "norm"):
+    def __init__(self, dim: int, *, eps: float, param_dtype: DTypeLike, axis: str = "norm"):
         self.eps = eps
         self.scale = parameter(jnp.ones((dim,), param_dtype), (axis,))
         self.bias = parameter(jnp.zeros((dim,), param_dtype), (axis,))
@@ -85,7 +86,7 @@ class RMSNorm(nnx.Module):
     The normalised value is rounded to the input dtype before the scale, as Qwen2 and InternViT do.
     """
 
-    def __init__(self, dim: int, *, eps: float, param_dtype: jnp.dtype, axis: str = "norm"):
+    def __init__(self, dim: int, *, eps: float, param_dtype: DTypeLike, axis: str = "norm"):
         self.eps = eps
         self.scale = parameter(jnp.ones((dim,), param_dtype), (axis,))
 
@@ -108,11 +109,11 @@ def exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 class Embedding(nnx.Module):
     """A table of row vectors, `embedding` [V, D]."""
 
-    def __init__(self, num: int, dim: int, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, num: int, dim: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         table = 0.02 * jax.random.normal(rngs.params(), (num, dim), jnp.float32)
         self.embedding = parameter(table.astype(param_dtype), ("vocab", "embed"))
 
-    def __call__(self, ids: Int[Array, "..."], dtype: jnp.dtype) -> Float[Array, "... D"]:
+    def __call__(self, ids: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
         return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
 
 

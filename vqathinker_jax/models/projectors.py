@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vqathinker_jax.models.layers import LayerNorm, Linear, exact_gelu
@@ -48,7 +49,7 @@ class MLPProjector(nnx.Module):
     epsilon.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = LayerNorm(in_dim, eps=1e-5, param_dtype=param_dtype)
         self.fc1 = Linear(
             (in_dim,),
@@ -74,7 +75,7 @@ class MLPProjector(nnx.Module):
 
 
 def motion_init(
-    in_dim: int, out_dim: int, *, param_dtype: jnp.dtype, rngs: nnx.Rngs
+    in_dim: int, out_dim: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs
 ) -> MLPProjector:
     """A projector with the published start of the motion branch: kernels uniform in [0, 0.01).
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vqathinker_jax.models.attention import attend
@@ -80,7 +81,7 @@ class Qwen2Config:
         return round_up(self.vocab_size, self.vocab_multiple)
 
 
-Rotary = tuple[Float[Array, "N L 1 half"], Float[Array, "N L 1 half"]]
+Rotary = tuple[Float[Array, "N #L 1 half"], Float[Array, "N #L 1 half"]]
 """Cosine and sine of every position's angles, float32; `half` is E / 2."""
 
 KeyValue = tuple[Float[Array, "N L G E"], Float[Array, "N L G E"]]
@@ -114,7 +115,7 @@ def rotate(x: Float[Array, "N L heads E"], rotary: Rotary) -> Float[Array, "N L 
 class Attention(nnx.Module):
     """Grouped-query self-attention with rotary positions; biases on q, k, v only."""
 
-    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         d, h, g, e = (
             cfg.hidden_size,
             cfg.num_attention_heads,
@@ -214,7 +215,7 @@ class Attention(nnx.Module):
 class GatedMLP(nnx.Module):
     """`down(silu(gate(x)) * up(x))`, no biases."""
 
-    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         def linear(dims: tuple[int, int], axes: tuple[str, str]) -> Linear:
             return Linear(
                 dims[:1],
@@ -239,7 +240,7 @@ class GatedMLP(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
 
-    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.input_norm = RMSNorm(cfg.hidden_size, eps=cfg.rms_norm_eps, param_dtype=param_dtype)
         self.attn = Attention(cfg, param_dtype=param_dtype, rngs=rngs)
         self.post_attention_norm = RMSNorm(
@@ -282,7 +283,7 @@ class Qwen2(nnx.Module):
     Source: transformers' Qwen2ForCausalLM, which parity tests compare against.
     """
 
-    def __init__(self, cfg: Qwen2Config, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: Qwen2Config, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.cfg = cfg
         self.embed = Embedding(
             cfg.padded_vocab_size, cfg.hidden_size, param_dtype=param_dtype, rngs=rngs
@@ -314,7 +315,7 @@ class Qwen2(nnx.Module):
                 f"rope scaling beyond it is not implemented"
             )
 
-    def embed_tokens(self, ids: Int[Array, "..."], dtype: jnp.dtype) -> Float[Array, "... D"]:
+    def embed_tokens(self, ids: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
         """Rows of the token table in the compute dtype."""
         return self.embed(ids, dtype)
 

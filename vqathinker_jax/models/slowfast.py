@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vqathinker_jax.models.layers import parameter
@@ -146,7 +147,7 @@ class Conv3D(nnx.Module):
         channels_out: int,
         *,
         stride: tuple[int, int, int] = (1, 1, 1),
-        param_dtype: jnp.dtype,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.stride = stride
@@ -174,7 +175,7 @@ class Conv3D(nnx.Module):
 
 def _stack_frames(
     x: Float[Array, "N t h w I"], window: int, stride: int
-) -> Float[Array, "N u h w window*I"]:
+) -> Float[Array, "N u h w WI"]:
     """Puts the frames of each window on the channel axis, zeros beyond both ends."""
     if window == 1:
         return x
@@ -187,7 +188,7 @@ def _stack_frames(
 class BatchNorm(nnx.Module):
     """`(x - mean) / sqrt(var + eps) * scale + bias` with stored statistics, in float32."""
 
-    def __init__(self, channels: int, *, param_dtype: jnp.dtype):
+    def __init__(self, channels: int, *, param_dtype: DTypeLike):
         self.scale = parameter(jnp.ones((channels,), param_dtype), ("norm",))
         self.bias = parameter(jnp.zeros((channels,), param_dtype), ("norm",))
         self.mean = parameter(jnp.zeros((channels,), param_dtype), ("norm",))
@@ -204,7 +205,7 @@ class BatchNorm(nnx.Module):
 class StemPathway(nnx.Module):
     """Convolution of stride 2, norm, ReLU, then max pooling of stride 2."""
 
-    def __init__(self, depth: int, channels: int, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, depth: int, channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = Conv3D(
             (depth, 7, 7), 3, channels, stride=(1, 2, 2), param_dtype=param_dtype, rngs=rngs
         )
@@ -232,7 +233,7 @@ class ResidualBlock(nnx.Module):
         *,
         depth_a: int,
         spatial_stride: int,
-        param_dtype: jnp.dtype,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         inner = channels_out // 4
@@ -270,7 +271,7 @@ class StagePathway(nnx.Module):
         num_blocks: int,
         depth_a: int,
         spatial_stride: int,
-        param_dtype: jnp.dtype,
+        param_dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.blocks = nnx.List(
@@ -302,7 +303,7 @@ class TwoPathways(nnx.Module):
 class Fusion(nnx.Module):
     """Lateral connection: a strided convolution over time brings fast features to slow time."""
 
-    def __init__(self, fast_channels: int, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, fast_channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         channels = FUSION_RATIO * fast_channels
         self.conv = Conv3D(
             (FUSION_WINDOW, 1, 1),
@@ -327,7 +328,7 @@ class SlowFast(nnx.Module):
     first after the stem, the others after the first three stages.
     """
 
-    def __init__(self, cfg: SlowFastConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: SlowFastConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.cfg = cfg
         make = {"param_dtype": param_dtype, "rngs": rngs}
         slow, fast = cfg.stem_width, cfg.stem_width // cfg.fast_ratio

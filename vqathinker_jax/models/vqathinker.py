@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from vqathinker_jax.models.internvit import InternViT, InternViTConfig
@@ -64,7 +65,7 @@ class VQAThinker(nnx.Module):
     their geometry; prompts are padded on the right.
     """
 
-    def __init__(self, cfg: VQAThinkerConfig, *, param_dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, cfg: VQAThinkerConfig, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
         self.cfg = cfg
         width = cfg.decoder.hidden_size
         self.vision = InternViT(cfg.vision, param_dtype=param_dtype, rngs=rngs)

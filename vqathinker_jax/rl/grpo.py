@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from vqathinker_jax.metrics import masked_mean, masked_std
@@ -209,7 +210,7 @@ def _require_shapes(logps, old_logps, ref_logps, mask, advantages) -> None:
         raise ValueError(f"advantages must be {logps.shape[:-1]}, got {advantages.shape}")
 
 
-def _fixed(logps: Array, mask: Array, dtype: jnp.dtype) -> Array:
+def _fixed(logps: Array, mask: Array, dtype: DTypeLike) -> Array:
     """Log-probabilities of another policy: zero where masked, and without gradient."""
     return jax.lax.stop_gradient(jnp.where(mask, logps.astype(dtype), 0))
 

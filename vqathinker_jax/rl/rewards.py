@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vqathinker_jax.metrics import masked_mean, masked_std
@@ -117,7 +118,7 @@ def column(gt: Float[Array, "N"], scores: Float[Array, "N K *D"]) -> Float[Array
 
 
 def format_reward(
-    format_ok: Bool[Array, "N K"], dtype: jnp.dtype = jnp.float32
+    format_ok: Bool[Array, "N K"], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "N K"]:
     """`1` where the response is well formed, else `0`. Source: paper Eq. 4."""
     return jnp.asarray(format_ok).astype(dtype)

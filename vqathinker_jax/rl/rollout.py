@@ -183,7 +183,7 @@ def roll_out(
     )
 
 
-def _fold_samples(keys: Key[Array, "N"], num: int) -> Key[Array, "N*num"]:
+def _fold_samples(keys: Key[Array, "N"], num: int) -> Key[Array, "M"]:
     """`num` keys of each key, row after row."""
     each = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
     return each(keys, jnp.arange(num)).reshape(-1)

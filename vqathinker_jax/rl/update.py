@@ -208,7 +208,7 @@ def response_logprobs(
         model = nnx.merge(static.graphdef, trained, frozen)
         return policy_logprobs(model, part, static, part.responses).logprobs
 
-    out = jax.lax.map(one, _micro_batches(batch, static.micro_batch))
+    out = jax.lax.map(one, micro_batches(batch, static.micro_batch))
     return out.reshape(batch.responses.shape)
 
 
@@ -233,7 +233,7 @@ def update(
       static: what this is compiled for.
       optimizer: its configuration.
     """
-    parts = _micro_batches(batch, static.micro_batch)
+    parts = micro_batches(batch, static.micro_batch)
     num_parts = parts.responses.shape[0]
     num_tokens = batch.response_mask.sum()
 
@@ -254,11 +254,19 @@ def update(
     metrics = dataclasses.replace(
         metrics, loss=metrics.loss * num_parts * share, grad_norm=optax.global_norm(grads)
     )
+    trained, opt_state = apply_gradients(trained, opt_state, grads, optimizer)
+    return trained, opt_state, metrics
+
+
+def apply_gradients(
+    trained: nnx.State, opt_state: optax.OptState, grads: nnx.State, optimizer: OptimizerConfig
+) -> tuple[nnx.State, optax.OptState]:
+    """The parameters and optimizer state after one step along float32 gradients."""
     # optax's Adam mixes dtypes, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.make().update(grads, opt_state, trained)
         trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
-    return trained, opt_state, metrics
+    return trained, opt_state
 
 
 def _loss(
@@ -301,7 +309,7 @@ def _loss(
     )
 
 
-def _micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:
+def micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:
     """Adds a leading axis of micro-batches; groups are never split."""
     num = batch.responses.shape[0]
     if num % size:
