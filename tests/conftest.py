@@ -24,7 +24,6 @@ install_import_hook(
         "vqathinker_jax.models.qwen2",
         "vqathinker_jax.models.vqathinker",
         "vqathinker_jax.rl.rollout",
-        "vqathinker_jax.rl.update",
     ],
     "beartype.beartype",
 )
