@@ -24,7 +24,7 @@ def test_help_is_quick_and_names_every_command():
         start = time.perf_counter()
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         seconds.append(time.perf_counter() - start)
-    for name in ("score", "convert", "make-tiny", "synth"):
+    for name in ("score", "train", "convert", "make-tiny", "synth"):
         assert name in text
     assert min(seconds) < 0.5
 
@@ -57,6 +57,10 @@ def test_version(capsys):
         (["convert", "a", "b"], "--to"),
         (["convert", "a", "b", "--to", "tf"], "invalid choice: 'tf'"),
         (["score", "a.mp4"], "name a model with --model DIR"),
+        (["train"], "required: CONFIG.yaml"),
+        (["train", "none.yaml"], "none.yaml: cannot be read"),
+        (["train", "configs/nano_cpu.yaml", "--run.stpes", "3"], "did you mean run.steps?"),
+        (["train", "configs/nano_cpu.yaml", "--run.steps", "few"], "expected a whole number"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(argv, said, capsys):

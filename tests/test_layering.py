@@ -24,12 +24,14 @@ weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.
 weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
 weights.folder_writer weights.huggingface weights.checkpoint weights.streaming weights.convert
 weights.load weights.tiny
-rl.answers rl.rewards rl.grpo rl.baselines
+rl.answers rl.responses rl.rewards rl.grpo rl.baselines
 results terminal
 inference
 rl.rollout rl.update
 config
 scoring
+rl.run_log rl.run_state rl.run_folder rl.stages rl.start rl.validation
+rl.run rl.sft rl.train
 api
 cli
 """

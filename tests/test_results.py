@@ -140,6 +140,9 @@ def test_refuses_what_is_not_its_file(tmp_path):
     foreign.write_text('{"my": "data"}')  # a last line without its end, but not a row of ours
     with pytest.raises(ResultFileError, match="line 1 is not a result row"):
         ResultFile(foreign, "abc", [])
+    foreign.write_text('{"path": "x"}\n{"path": "y", "status": "ok", "frames": null}\n')
+    with pytest.raises(ResultFileError, match="line 1 is not a result row"):
+        ResultFile(foreign, "abc", [])
     table = tmp_path / "notes.csv"
     table.write_text("a,b\n1,2\n")
     with pytest.raises(ResultFileError, match="header differs"):

@@ -31,6 +31,8 @@ from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 LABELS = {
     "random": "holds random weights: its answers mean nothing",
+    "trained": "was trained by this package: trust it as far as its validation goes",
+    "trained from random": "was trained from random weights: not calibrated to people",
     "nano": "is a nano model trained on synthetic distortions: not calibrated to people",
 }
 """What is said of a folder that labels itself."""
@@ -170,7 +172,16 @@ class VideoQualityModel:
         """
         model = self.loaded
         ids = model.check_prompts(input_ids, len(pixels))
-        completion = np.atleast_2d(np.asarray(completion_ids)).astype(np.int32)
+        completion = np.atleast_2d(np.asarray(completion_ids))
+        if (
+            completion.ndim != 2
+            or not completion.size
+            or not np.issubdtype(completion.dtype, np.integer)
+        ):
+            raise ValueError(
+                f"completion_ids must be integers [C] or [N, C], got {completion.dtype} "
+                f"{completion.shape}"
+            )
         if len(completion) != len(ids):
             raise ValueError(f"{len(completion)} completions for {len(ids)} videos")
         if completion.min() < 0 or completion.max() >= model.cfg.decoder.vocab_size:
@@ -178,7 +189,12 @@ class VideoQualityModel:
         encoded = self._encode(pixels)
         with model.precision():
             return inference.completion_logprobs(
-                model.graphdef, model.state, ids, completion, encoded, model.context_id
+                model.graphdef,
+                model.state,
+                ids,
+                completion.astype(np.int32),
+                encoded,
+                model.context_id,
             )
 
     def generate(

@@ -26,6 +26,8 @@ Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a visio
   vqathinker score clip.mp4 --model t        one score and its reasons
   vqathinker score clips/ --model M --output scores.jsonl
                                              a folder; run the same line again to resume
+  vqathinker train CONFIG.yaml --output-dir RUN
+                                             GRPO or SFT; run the same line again to resume
 """
 
 
@@ -40,11 +42,12 @@ class Parser(argparse.ArgumentParser):
     def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
         """Like `parse_args`, but an unknown option is named with its nearest neighbour."""
         args, unknown = self.parse_known_args(argv)
-        if unknown:
+        if unknown and not args.takes_settings:
             parser = args.parser
             wrong = unknown[0].split("=")[0]
             known = [option for action in parser._actions for option in action.option_strings]
             parser.error(f"unknown option {wrong!r}{did_you_mean(wrong, known)}")
+        args.settings = unknown
         return args
 
 
@@ -69,9 +72,10 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(parser=parser, run=None)
+    parser.set_defaults(parser=parser, run=None, takes_settings=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     add_score(commands)
+    add_train(commands)
     add_convert(commands)
     add_make_tiny(commands)
     add_synth(commands)
@@ -195,7 +199,7 @@ def run_score(args: argparse.Namespace) -> int:
             "name a model with --model DIR, or make a random one to try: vqathinker make-tiny DIR"
         )
     try:
-        paths = [str(path) for path in expand_sources(args.sources)]
+        paths = expand_sources(args.sources)
     except ValueError as error:
         args.parser.error(str(error))
     if not paths:
@@ -225,7 +229,7 @@ def run_score(args: argparse.Namespace) -> int:
             timeout_s=args.timeout,
             memory_bytes=int(args.memory * 2**30),
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         args.parser.error(str(error))
     try:
         video = video_spec(args.model, args.geometry, overrides)
@@ -245,21 +249,32 @@ def run_score(args: argparse.Namespace) -> int:
     if skipped and not args.quiet:
         print(f"{skipped} of {len(paths)} already in {args.output}", file=sys.stderr)
     results: list[ScoreResult] = []
-    with Progress(total=len(todo), is_quiet=args.quiet) as progress:
-        for result in model.score_many(todo, settings):
-            results.append(result)
-            if file is not None:
-                file.write(result)
-            if args.json:
-                print(result.to_json(), flush=True)
-            progress.advance(result)
+    try:
+        with Progress(total=len(todo), is_quiet=args.quiet) as progress:
+            for result in model.score_many(todo, settings):
+                results.append(result)
+                if args.json:
+                    print(result.to_json(), flush=True)
+                if file is not None:
+                    file.write(result)
+                progress.advance(result)
+    except (KeyboardInterrupt, ResultFileError) as error:
+        # What is known already is not lost, even where nothing else holds it.
+        if not args.json:
+            print_results(results)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return SOME_FAILED
     if file is not None:
         file.close()
     if not args.json:
         print_results(results)
     failed = sum(result.status != "ok" for result in results)
     unparseable = sum(result.status == "ok" and not result.parseable for result in results)
-    if not args.quiet:
+    if not todo and not args.quiet:
+        print("nothing left to do", file=sys.stderr)
+    elif not args.quiet:
         parts = [f"{len(results) - failed} answered"]
         if unparseable:
             parts.append(f"{unparseable} of them without a readable score")
@@ -269,6 +284,58 @@ def run_score(args: argparse.Namespace) -> int:
             parts.append(f"rows in {args.output}")
         print("; ".join(parts), file=sys.stderr)
     return SOME_FAILED if failed else OK
+
+
+# ------------------------------------------------------------------------------------------------
+# train
+
+
+def add_train(commands) -> None:
+    command = add_command(
+        commands,
+        "train",
+        run_train,
+        "train a model with GRPO or SFT from a configuration file",
+        "Trains a model as CONFIG says. Any setting can be changed on this line, for instance\n"
+        "--run.steps 100 --optimizer.learning_rate 1e-5. The same line again goes on where the\n"
+        "run stopped; Ctrl-C and SIGTERM save first. RUN gets the settings, logs, checkpoints\n"
+        "and the finished model.",
+    )
+    command.set_defaults(takes_settings=True)
+    command.add_argument("config", metavar="CONFIG.yaml", help="settings; see configs/")
+    command.add_argument(
+        "--output-dir",
+        metavar="RUN",
+        help="folder of the run (default: runs/ and the name of CONFIG)",
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from vqathinker_jax.config import ConfigError, load_config
+
+    try:
+        config = load_config(args.config, args.settings)
+    except ConfigError as error:
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return WRONG_USAGE
+
+    from vqathinker_jax.data.dataset import UnreadableVideosError
+    from vqathinker_jax.data.labels import LabelError
+    from vqathinker_jax.rl.run_state import TrainingError
+    from vqathinker_jax.rl.train import train
+    from vqathinker_jax.weights.errors import WeightsError
+
+    folder = Path(args.output_dir or Path("runs", Path(args.config).stem))
+    try:
+        train(config, folder, is_quiet=args.quiet)
+    except ConfigError as error:
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except (TrainingError, WeightsError, LabelError, UnreadableVideosError, OSError) as error:
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return SOME_FAILED
+    return OK
 
 
 # ------------------------------------------------------------------------------------------------
@@ -414,7 +481,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    names = ("score", "convert", "make-tiny", "synth")
+    names = ("score", "train", "convert", "make-tiny", "synth")
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         parser.error(f"unknown command {argv[0]!r}{did_you_mean(argv[0], names)}")
     args = parser.parse_strictly(argv)
@@ -429,7 +496,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; rows written so far are kept", file=sys.stderr)
+        print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output left; nothing more can be said on stdout.

@@ -9,6 +9,7 @@ from pathlib import Path
 from vqathinker_jax.data.dataset import DataConfig
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.rl.grpo import AdvantageConfig
+from vqathinker_jax.rl.responses import SftConfig
 from vqathinker_jax.rl.rewards import RewardConfig
 from vqathinker_jax.rl.rollout import RolloutConfig
 from vqathinker_jax.rl.update import TRAINED_PARTS, ObjectiveConfig, OptimizerConfig
@@ -175,6 +176,7 @@ class TrainConfig:
     reward: RewardConfig = RewardConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    sft: SftConfig = SftConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
 

@@ -91,9 +91,11 @@ class LoadedModel:
         """Casts normalised pixels to the compute dtype.
 
         Raises:
-          TypeError: integer pixels, which have not been normalised.
+          TypeError: integer pixels, which have not been normalised, or no array.
           ValueError: a shape other than [N, F, S, S, 3] of this model's geometry.
         """
+        if not isinstance(pixels, np.ndarray | jax.Array):
+            raise TypeError(f"pixels must be a NumPy or JAX array, got {type(pixels).__name__}")
         if not np.issubdtype(pixels.dtype, np.floating) and pixels.dtype != jnp.bfloat16:
             raise TypeError(
                 f"pixels must be normalised floats, got {pixels.dtype}; "
@@ -101,7 +103,7 @@ class LoadedModel:
             )
         side = self.video.image_size
         wanted = (self.video.num_frames, side, side, 3)
-        if pixels.ndim != 5 or pixels.shape[1:] != wanted:
+        if pixels.ndim != 5 or pixels.shape[1:] != wanted or not len(pixels):
             raise ValueError(
                 f"pixels must be [N, {', '.join(map(str, wanted))}], got {list(pixels.shape)}"
             )
@@ -117,7 +119,7 @@ class LoadedModel:
         ids = np.asarray(input_ids)
         if ids.ndim == 1:
             ids = ids[None]
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(
                 f"input_ids must be integers [P] or [N, P], got {ids.dtype} {ids.shape}"
             )

@@ -130,9 +130,16 @@ class ResultFile:
         return tuple(self._done.values())
 
     def write(self, result: ScoreResult) -> None:
-        """Appends one row and hands it to the operating system."""
-        self._file.write(self._line(result))
-        self._file.flush()
+        """Appends one row and hands it to the operating system.
+
+        Raises:
+          ResultFileError: it does not take it, for instance because the disk is full.
+        """
+        try:
+            self._file.write(self._line(result))
+            self._file.flush()
+        except OSError as error:
+            raise ResultFileError(f"{self.path}: cannot write: {error.strerror}") from error
 
     def close(self) -> None:
         self._file.close()
@@ -190,7 +197,7 @@ class ResultFile:
             try:
                 results.append(result_from_json(line))
             except ValueError as error:
-                if number == len(lines) and line.startswith('{"path": '):
+                if number == len(lines) and '{"path": '.startswith(line[:9]):
                     continue  # cut short by a kill: scored again
                 raise ResultFileError(
                     f"{self.path} line {number} is not a result row ({error}); "
@@ -222,10 +229,12 @@ class ResultFile:
 def result_from_json(line: str) -> ScoreResult:
     """Reads one line of `ScoreResult.to_json`; raises ValueError on anything else."""
     row = json.loads(line)
-    if not isinstance(row, dict) or not set(row) <= set(FIELDS) or "path" not in row:
+    if not isinstance(row, dict) or not {"path", "status"} <= set(row) <= set(FIELDS):
         raise ValueError("its keys are not those of a result")
     for name in ("warnings", "scores", "responses", "frames"):
         if name in row:
+            if not isinstance(row[name], list):
+                raise ValueError(f"its {name} is not a list")
             row[name] = tuple(row[name])
     return ScoreResult(**row)
 

@@ -20,7 +20,7 @@ from vqathinker_jax.data.clip import printable
 from vqathinker_jax.data.pool import DecodePool
 from vqathinker_jax.data.video import Clip, VideoError
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, respond
-from vqathinker_jax.models.generate import SamplingConfig
+from vqathinker_jax.models.generate import SamplingConfig, bucket_length
 from vqathinker_jax.results import ScoreResult, file_stamp
 from vqathinker_jax.rl.answers import parse_response, reasoning_text
 
@@ -68,8 +68,8 @@ class ScoreSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples > 1 with temperature 0 would give the same answer each time")
-        if self.timeout_s <= 0 or self.memory_bytes <= 0:
-            raise ValueError("timeout_s and memory_bytes must be positive")
+        if not 0 < self.timeout_s < math.inf or self.memory_bytes <= 0:
+            raise ValueError("timeout_s and memory_bytes must be positive and finite")
         if self.decoder not in ("pyav", "decord"):
             raise ValueError(f"decoder must be pyav or decord, got {self.decoder!r}")
         self.sampling(end_id=0, pad_id=0, suppressed_ids=())
@@ -98,13 +98,25 @@ class ScoreSettings:
 
 
 def settings_fingerprint(model: LoadedModel, settings: ScoreSettings) -> str:
-    """Hex digest of the model and of every setting that can change an answer."""
+    """Hex digest of the model and of every setting that can change an answer.
+
+    Raises:
+      ValueError: a question that cannot be asked, or longer answers than the model has positions.
+    """
     sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
+    prompt = model.build_prompt(settings.question, style=settings.prompt_style)
+    limit = model.cfg.decoder.max_position_embeddings
+    if bucket_length(len(prompt)) + settings.max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {len(prompt)} tokens with max_new_tokens={settings.max_new_tokens} does "
+            f"not fit into max_position_embeddings={limit}; at most "
+            f"{limit - bucket_length(len(prompt))} new tokens do"
+        )
     facts = {
         "model": model.fingerprint,
         "dtype": model.dtype,
         "video": dataclasses.asdict(model.video),
-        "prompt": model.build_prompt(settings.question, style=settings.prompt_style).tolist(),
+        "prompt": prompt.tolist(),
         "sampling": dataclasses.asdict(sampling) if not sampling.is_greedy else "greedy",
         "max_new_tokens": settings.max_new_tokens,
         "samples": settings.samples,

@@ -77,6 +77,8 @@ def test_a_question_with_placeholders_is_refused(text):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="style must be one of test, train"):
         build_prompt_text(1, 2, style="tset")
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        build_prompt_text(1, 2, question="caf\udce9?")
     with pytest.raises(ValueError, match="needs frames"):
         build_prompt_text(0, 2)
 

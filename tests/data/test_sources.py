@@ -28,7 +28,7 @@ def test_a_folder_gives_its_media_sorted_without_hidden_ones(folder):
 
 def test_files_are_kept_as_named_even_when_missing(folder):
     found = expand_sources([folder / "sub/e.doc", "no such [file.mp4", folder / ".hidden.mp4"])
-    assert found == [folder / "sub/e.doc", Path("no such [file.mp4"), folder / ".hidden.mp4"]
+    assert found == [str(folder / "sub/e.doc"), "no such [file.mp4", str(folder / ".hidden.mp4")]
 
 
 def test_duplicates_go_and_the_order_stays(folder, monkeypatch):
@@ -46,7 +46,7 @@ def test_patterns(folder):
 def test_a_name_with_pattern_characters_is_itself_when_it_exists(folder):
     (folder / "x[1].mp4").write_bytes(b"x")
     (folder / "x1.mp4").write_bytes(b"x")
-    assert expand_sources([folder / "x[1].mp4"]) == [folder / "x[1].mp4"]
+    assert expand_sources([folder / "x[1].mp4"]) == [str(folder / "x[1].mp4")]
 
 
 def test_a_list_is_relative_to_itself(folder, tmp_path):
@@ -55,16 +55,21 @@ def test_a_list_is_relative_to_itself(folder, tmp_path):
     listing.write_bytes(
         b"\xef\xbb\xbfb.mp4\r\n\r\n# not this.mp4\n  \nsub\n"
         + os.fsencode(absolute)
-        + b"\nmissing.mp4"
+        + b"\nmissing.mp4\nhttp://x/y.mp4"
     )
     found = expand_sources([listing])
-    assert found == [folder / "b.mp4", folder / "sub/d.webm", absolute, folder / "missing.mp4"]
+    files = [folder / "b.mp4", folder / "sub/d.webm", absolute, folder / "missing.mp4"]
+    assert found == [*map(str, files), "http://x/y.mp4"]
 
 
 def test_a_list_in_a_list_is_refused(folder):
     (folder / "list.txt").write_text("c.txt\n")
     with pytest.raises(ValueError, match="must not name another list"):
         expand_sources([folder / "list.txt"])
+
+
+def test_an_address_is_kept_as_named():
+    assert expand_sources(["http://x/y.mp4"]) == ["http://x/y.mp4"]
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):
@@ -74,5 +79,5 @@ def test_names_that_are_not_utf8_survive(tmp_path):
     except OSError:
         pytest.skip("this file system only takes UTF-8 names")
     (found,) = expand_sources([tmp_path])
-    assert os.fsencode(found.name) == raw
+    assert os.path.basename(os.fsencode(found)) == raw
     assert os.fsencode(expand_sources([os.fsencode(found)])[0]) == os.fsencode(found)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from tests.models.tiny_decoder import make_decoder
@@ -63,6 +64,17 @@ def test_attend_matches_a_plain_softmax_and_groups_heads_consecutively():
 def test_a_fully_masked_row_is_finite():
     q = jnp.ones((1, 2, 1, 3))
     assert jnp.isfinite(attend(q, q, q, jnp.zeros((1, 1, 2, 2), bool))).all()
+
+
+def test_rotary_angles_are_those_of_torch_far_into_a_prompt():
+    """Compiled too: one bit of a frequency is 5e-4 of a radian at a prompt's last positions."""
+    positions = np.array([[0, 1, 777, 4999]], np.int32)
+    cfg = dataclasses.replace(CFG, hidden_size=128 * 6, rope_theta=1e6)
+    exponents = torch.arange(0, 128, 2, dtype=torch.int64).float() / 128
+    angles = torch.tensor(positions).float()[..., None] * (1.0 / (1e6**exponents))
+    cos, sin = jax.jit(lambda positions: rotary_table(cfg, positions))(positions)
+    np.testing.assert_allclose(cos[:, :, 0], angles.cos(), atol=2e-5)
+    np.testing.assert_allclose(sin[:, :, 0], angles.sin(), atol=2e-5)
 
 
 def test_rotary_by_hand():

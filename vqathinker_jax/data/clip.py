@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from typing import Protocol
 
 import numpy as np
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+"""How `http://` and the like begin. Never opened, and named in errors as they were given."""
 
 
 class VideoError(ValueError):

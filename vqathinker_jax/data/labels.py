@@ -60,6 +60,15 @@ def linear_scale(low: float, high: float) -> Scale:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distortion:
+    """One thing that is wrong with a video."""
+
+    name: str
+    severity: float
+    """0 (not seen) to 1 (worst)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelledVideo:
     """One usable line of a label file."""
 
@@ -72,6 +81,10 @@ class LabelledVideo:
     dataset: str
     line: int
     """1-based line; in a benchmark file, the number of the annotation."""
+    response: str | None = None
+    """A full answer to learn from, as the model should write it."""
+    distortions: tuple[Distortion, ...] | None = None
+    """What is wrong with the video; None where the label does not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +116,8 @@ class _Row:
     score: Any
     id: Any = None
     dataset: Any = None
+    response: Any = None
+    distortions: Any = None
 
 
 def read_labels(
@@ -117,9 +132,10 @@ def read_labels(
 
     Args:
       file: `.jsonl` (`id`, `dataset_name`, `image: [path]`, `conversations` with one `gpt` turn
-        whose `value` is the score), `.json` (`{"annotations": [{"image_id", "ann_type": "score",
-        "score"}]}`), `.csv` or `.txt` (`path, score` or `path, -1, -1, score`; a header is
-        optional).
+        whose `value` is the score; optionally `response`, a full answer, and `distortions`,
+        objects with `name` and `severity` 0 to 1), `.json` (`{"annotations": [{"image_id",
+        "ann_type": "score", "score"}]}`), `.csv` or `.txt` (`path, score` or
+        `path, -1, -1, score`; a header is optional).
       scale: what the file's scores mean: a name in `SCALES`, (low, high) to be mapped to 1-5
         linearly, or a `Scale`.
       video_root: folder that the paths are relative to; None leaves them as they are.
@@ -232,7 +248,14 @@ def _published_row(value: Any) -> _Row | str:
     ]
     if len(answers) != 1:
         return f"conversations hold {len(answers)} gpt turns, not one"
-    return _Row(image, answers[0], value["id"], value.get("dataset_name"))
+    return _Row(
+        image,
+        answers[0],
+        value["id"],
+        value.get("dataset_name"),
+        value.get("response"),
+        value.get("distortions"),
+    )
 
 
 def _benchmark(file: Path) -> Iterator[tuple[int, _Row | str]]:
@@ -289,7 +312,31 @@ def _video(
     if not isinstance(name, str):
         raise _BadRow(f"dataset_name is {name!r}")
     full = path if video_root is None else str(Path(video_root) / path)
-    return LabelledVideo(str(identity), full, scale.offset + raw / scale.divisor, name, line)
+    if row.response is not None and not (isinstance(row.response, str) and row.response.strip()):
+        raise _BadRow(f"response is {row.response!r}, not a text")
+    return LabelledVideo(
+        str(identity),
+        full,
+        scale.offset + raw / scale.divisor,
+        name,
+        line,
+        response=row.response,
+        distortions=None if row.distortions is None else _distortions(row.distortions),
+    )
+
+
+def _distortions(value: Any) -> tuple[Distortion, ...]:
+    if not isinstance(value, list):
+        raise _BadRow(f"distortions are {type(value).__name__}, not a list")
+    found = []
+    for entry in value:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise _BadRow("a distortion is not an object with name and severity")
+        severity = _number(entry.get("severity"))
+        if not 0 <= severity <= 1:
+            raise _BadRow(f"severity {severity:g} of {entry['name']!r} is outside 0 to 1")
+        found.append(Distortion(entry["name"], severity))
+    return tuple(found)
 
 
 def _number(value: Any) -> float:

@@ -52,14 +52,16 @@ def build_prompt_text(
       question: None for the published question.
 
     Raises:
-      ValueError: a count below one, an unknown style, or a question that holds a placeholder or a
-        special token.
+      ValueError: a count below one, an unknown style, or a question that is not valid Unicode or
+        holds a placeholder or a special token.
     """
     if num_frames < 1 or tokens_per_frame < 1:
         raise ValueError(
             f"a prompt needs frames and tokens, got {num_frames} frames of {tokens_per_frame}"
         )
     question = QUESTION if question is None else question
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise ValueError("the question is not valid Unicode")
     for placeholder in PLACEHOLDERS:
         if placeholder in question:
             raise ValueError(f"the question must not contain {placeholder!r}")

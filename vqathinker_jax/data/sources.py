@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vqathinker_jax.data.clip import ADDRESS
+
 VIDEO_SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .divx .dv .flv .gif .h264 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv "
     ".mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogg .ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
@@ -15,7 +17,7 @@ IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .webp".split())
 LIST_SUFFIX = ".txt"
 
 
-def expand_sources(sources: Sequence[os.PathLike | str]) -> list[Path]:
+def expand_sources(sources: Sequence[os.PathLike | str]) -> list[str]:
     """Turns what was named into files, in order and each once.
 
     A folder gives the videos and images below it, sorted, without hidden ones. A `.txt` file is a
@@ -27,10 +29,10 @@ def expand_sources(sources: Sequence[os.PathLike | str]) -> list[Path]:
     Raises:
       ValueError: a list that names a list, or cannot be read.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for source in sources:
         for path in _expand(os.fsdecode(source), is_inside_list=False):
-            found.setdefault(os.path.abspath(path), Path(path))
+            found.setdefault(os.path.abspath(path), path)
     return list(found.values())
 
 
@@ -41,7 +43,9 @@ def _expand(name: str, is_inside_list: bool) -> Iterator[str]:
         if is_inside_list:
             raise ValueError(f"{ascii(name)[1:-1]}: a list of files must not name another list")
         for line in _lines(name):
-            yield from _expand(os.path.join(os.path.dirname(name), line), is_inside_list=True)
+            if not ADDRESS.match(line):
+                line = os.path.join(os.path.dirname(name), line)
+            yield from _expand(line, is_inside_list=True)
     elif not os.path.lexists(name) and glob.has_magic(name):
         for match in sorted(glob.glob(name, recursive=True)) or [name]:
             if os.path.isdir(match):

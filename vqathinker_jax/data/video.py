@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 
 from vqathinker_jax.data.clip import (
+    ADDRESS,
     Clip,
     Decoder,
     FrameRequest,
@@ -20,7 +20,6 @@ __all__ = ["DECODERS", "Clip", "Limits", "VideoError", "VideoFacts", "read_clip"
 
 DECODERS = ("pyav", "decord")
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0\r", b"v=0\n")
 """First bytes of lists and session descriptions that name other files and addresses."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
@@ -98,8 +99,11 @@ def rotary_table(cfg: Qwen2Config, positions: Int[Array, "N L"]) -> Rotary:
     `dynamic` scaling is the plain rotation up to `max_position_embeddings`, beyond which the
     decoder refuses to run (`Qwen2.check_length`).
     """
-    exponents = jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim
-    angles = positions[..., None].astype(jnp.float32) / cfg.rope_theta**exponents
+    exponents = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / np.float32(cfg.head_dim)
+    # Folded on the host as torch does: the compiler's power is off by one bit, which some thousand
+    # positions turn into 5e-4 of a radian.
+    powers = np.power(cfg.rope_theta, exponents.astype(np.float64)).astype(np.float32)
+    angles = positions[..., None].astype(jnp.float32) * (np.float32(1) / powers)
     angles = angles[:, :, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 

@@ -118,6 +118,13 @@ class _Section:
             raise WeightsError(f"{self.where}: field {name!r} must be {wanted}, got {value!r}")
         return value
 
+    def count(self, name: str) -> int:
+        """A whole number of at least one; there is no default."""
+        value = self.get(name, int)
+        if value < 1:
+            raise WeightsError(f"{self.where}: field {name!r} must be at least 1, got {value}")
+        return value
+
     def section(self, name: str) -> _Section:
         if name not in self.data:
             raise WeightsError(f"{self.where}: field {name!r} is missing")
@@ -136,6 +143,8 @@ class _Section:
             if len(value) != 2 or value[0] != value[1] or not isinstance(value[0], int):
                 raise WeightsError(f"{self.where}: {name} {value} is not square")
             value = value[0]
+        if value < 1:
+            raise WeightsError(f"{self.where}: {name} must be at least 1, got {value}")
         return value
 
 
@@ -168,7 +177,7 @@ def parse_config(data: dict[str, Any], names: Collection[str], where: str) -> Fo
       where: what to call the file in messages.
     """
     root = _Section(data, where)
-    architectures = data.get("architectures") or []
+    architectures = root.get("architectures", (list, type(None)), []) or []
     model_type = data.get("model_type")
     if OFFICIAL_ARCHITECTURE in architectures or (
         not architectures and model_type == "internvl_chat"
@@ -242,10 +251,10 @@ def _vision(section: _Section, bias: str, qk_norm: tuple[str, bool], norm: str) 
     section.expect("hidden_act", "gelu", "gelu")
     section.expect("num_channels", 3, 3)
     return InternViTConfig(
-        hidden_size=section.get("hidden_size", int),
-        intermediate_size=section.get("intermediate_size", int),
-        num_hidden_layers=section.get("num_hidden_layers", int),
-        num_attention_heads=section.get("num_attention_heads", int),
+        hidden_size=section.count("hidden_size"),
+        intermediate_size=section.count("intermediate_size"),
+        num_hidden_layers=section.count("num_hidden_layers"),
+        num_attention_heads=section.count("num_attention_heads"),
         patch_size=section.square("patch_size"),
         image_size=section.square("image_size"),
         layer_norm_eps=float(section.get("layer_norm_eps", (int, float), 1e-6)),
@@ -267,12 +276,12 @@ def _decoder(section: _Section, is_tied: bool) -> Qwen2Config:
     rope = {**scaling, **parameters}
     base = _Section({**section.data, **rope}, section.where)
     return Qwen2Config(
-        vocab_size=section.get("vocab_size", int),
-        hidden_size=section.get("hidden_size", int),
-        intermediate_size=section.get("intermediate_size", int),
-        num_hidden_layers=section.get("num_hidden_layers", int),
-        num_attention_heads=section.get("num_attention_heads", int),
-        num_key_value_heads=section.get("num_key_value_heads", int),
+        vocab_size=section.count("vocab_size"),
+        hidden_size=section.count("hidden_size"),
+        intermediate_size=section.count("intermediate_size"),
+        num_hidden_layers=section.count("num_hidden_layers"),
+        num_attention_heads=section.count("num_attention_heads"),
+        num_key_value_heads=section.count("num_key_value_heads"),
         rms_norm_eps=float(section.get("rms_norm_eps", (int, float), 1e-6)),
         rope_theta=float(base.get("rope_theta", (int, float), 10000.0)),
         rope_type=str(rope.get("rope_type", rope.get("type", "default"))),

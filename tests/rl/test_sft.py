@@ -1,0 +1,85 @@
+"""Supervised fine-tuning: it teaches the form; its texts; the anchor."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.rl.train_runs import make_config, rows, write_data
+from vqathinker_jax.data.labels import Distortion, LabelledVideo
+from vqathinker_jax.rl.answers import parse_response
+from vqathinker_jax.rl.responses import NO_REASONS, SftConfig, reasons, response_text
+from vqathinker_jax.rl.sft import make_texts
+from vqathinker_jax.rl.train import train
+
+
+def video(**facts) -> LabelledVideo:
+    return LabelledVideo("a", "a.mp4", 3.25, "d", 1, **facts)
+
+
+def test_sft_lowers_the_loss_and_teaches_the_form(small_folder, tmp_path):
+    labels = write_data(tmp_path)
+    config = make_config(
+        small_folder,
+        labels,
+        data={"validation": make_config(small_folder, labels).data.train},
+        run={
+            "mode": "sft", "steps": 100, "videos_per_step": 2, "micro_batch": 2,
+            "checkpoint_every": 100, "validate_every": 100,
+        },
+        rollout={"max_completion_length": 64},
+        optimizer={"learning_rate": 1e-2, "total_steps": 100},
+    )  # fmt: skip
+    train(config, tmp_path / "run", is_quiet=True)
+    logged = rows(tmp_path / "run" / "metrics.jsonl")
+    assert logged[-1]["loss"] < 0.3 * logged[0]["loss"]
+    (validation,) = rows(tmp_path / "run" / "validation.jsonl")
+    assert validation["parse_rate"] == 1.0 and validation["videos"] == 5
+
+
+def test_composed_texts_are_well_formed():
+    distortions = (Distortion("noise", 0.2), Distortion("blur", 0.5), Distortion("freeze", 1.0))
+    text = response_text(video(distortions=distortions), 3.25)
+    assert text == (
+        "<think> The video shows strong freeze, moderate blur and mild noise. </think>"
+        "<answer> 3.25 </answer>"
+    )
+    answer = parse_response(text)
+    assert answer.format_ok and answer.score == 3.25
+    assert reasons(()) == "The video shows no distortion."
+    assert reasons(None) == NO_REASONS
+
+
+def test_a_given_response_is_kept_and_loses_only_its_score_to_a_drawn_one():
+    given = "<think>Sharp.</think><answer>4.1</answer>"
+    assert response_text(video(response=given), 3.25) == given
+    drawn = response_text(video(response=given), 2.5, is_drawn=True)
+    assert drawn == "<think>Sharp.</think><answer> 2.50 </answer>"
+
+
+@pytest.mark.parametrize("without_digits", [False, True])
+def test_texts_end_with_the_end_token_and_mask_digits(small_model, without_digits):
+    model = small_model.loaded
+    keys = jax.random.split(jax.random.key(0), 2)
+    videos = (video(), video(distortions=()))
+    texts = make_texts(model, videos, keys, SftConfig(), without_digits)
+    pairs = list(zip(texts.ids, texts.masks, strict=True))
+    assert all(ids[-1] == model.end_id and mask[-1] for ids, mask in pairs)
+    left_out = [model.tokenizer.decode(ids[~mask]) for ids, mask in pairs]
+    assert left_out == ["325", "325"] if without_digits else ["", ""]
+    ids, mask = texts.padded(texts.longest + 3)
+    assert ids.shape == mask.shape == (2, texts.longest + 3)
+    assert not np.asarray(mask)[:, texts.longest :].any()
+
+
+def test_drawn_scores_depend_on_the_key_alone(small_model):
+    model = small_model.loaded
+    keys = jax.random.split(jax.random.key(0), 3)
+    cfg = SftConfig(random_scores=True)
+
+    def scores(videos, keys):
+        texts = make_texts(model, videos, keys, cfg, False)
+        return [parse_response(model.tokenizer.decode(ids)).score for ids in texts.ids]
+
+    three = scores((video(),) * 3, keys)
+    assert len(set(three)) == 3 and all(1 <= score <= 5 for score in three)
+    assert scores((video(),) * 2, keys[1:]) == three[1:]

@@ -1,0 +1,197 @@
+"""The training loop: resuming, stopping, what it refuses and what it writes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vqathinker_jax as vqt
+from tests.rl.train_runs import make_config, rows, write_data
+from vqathinker_jax.config import ConfigError, save_config
+from vqathinker_jax.rl import train as train_module
+from vqathinker_jax.rl.run_folder import check_room, prepare_folder
+from vqathinker_jax.rl.run_state import RunPosition, TrainingError
+from vqathinker_jax.rl.stages import TERMS
+from vqathinker_jax.rl.train import train
+
+ROW_KEYS = {
+    "step", "epoch", "loss", "kl_token_mean", "clip_fraction", "entropy", "anchor_loss",
+    "grad_norm", "learning_rate", "parse_rate", "perturbed_parse_rate", "zero_spread_share",
+    "score_mean", "score_std", "length_mean", "length_max", "at_limit_share", "unparseable_batches",
+    "unreadable", "recompiles", "seconds", "tokens_per_second",
+    *(f"{kind}_{name}" for kind in ("reward", "spread") for name in TERMS),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture
+def readable(monkeypatch):
+    """Random tokens read as well-formed answers whose score depends on the tokens."""
+
+    def texts(model, generation):
+        scores = np.asarray(generation.tokens).sum(-1) % 401 / 100 + 1
+        return [[f"<think></think><answer>{s:.2f}</answer>" for s in group] for group in scores]
+
+    monkeypatch.setattr(train_module, "read_texts", texts)
+
+
+def without_timings(path) -> list[dict]:
+    timings = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in row.items() if k not in timings} for row in rows(path)]
+
+
+def weights(run) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "model").glob("*.safetensors")}
+
+
+def test_resumed_run_equals_the_uninterrupted_one(
+    small_folder, labels, tmp_path, readable, monkeypatch
+):
+    config = make_config(small_folder, labels)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    train(config, straight, is_quiet=True)
+
+    def break_down(*args):
+        raise KeyboardInterrupt
+
+    # Dies in step 4: the last checkpoint is that of step 2, and step 3 has left a row.
+    with monkeypatch.context() as patch:
+        rollout_rows = train_module.rollout_rows
+        patch.setattr(
+            train_module,
+            "rollout_rows",
+            lambda step, *rest: break_down() if step.number == 4 else rollout_rows(step, *rest),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(config, broken, is_quiet=True)
+    assert not (broken / "model").exists()
+    train(config, broken, is_quiet=True)
+
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        assert without_timings(broken / name) == without_timings(straight / name)
+    assert weights(broken) == weights(straight)
+    original = {path.name: path.read_bytes() for path in small_folder.glob("*.safetensors")}
+    assert weights(straight) != original
+
+    # What the log of the straight run says.
+    logged = rows(straight / "metrics.jsonl")
+    assert [row["step"] for row in logged] == [1, 2, 3, 4]
+    assert set(logged[0]) == ROW_KEYS
+    assert logged[0]["kl_token_mean"] == 0.0 and logged[-1]["kl_token_mean"] > 0
+    assert logged[0]["parse_rate"] == logged[0]["reward_format"] == 1.0
+    assert logged[0]["grad_norm"] > 0 and logged[0]["spread_total"] > 0
+    assert {"data", "rollout", "parse", "update", "step"} <= set(logged[0]["seconds"])
+    sampled = rows(straight / "rollouts.jsonl")[0]
+    assert len(sampled["responses"]) == 3
+    assert np.isclose(sum(one["advantage"] for one in sampled["responses"]), 0, atol=1e-5)
+
+    # And the model it leaves.
+    model = vqt.from_pretrained(straight / "model", dtype="float32")
+    assert model.loaded.kind == "trained from random"
+    assert model.loaded.prompt_style == "train" and model.video == config.video
+
+    # The same call on a finished run does nothing but leave the same model.
+    train(config, straight, is_quiet=True)
+    assert weights(broken) == weights(straight)
+    assert len(rows(straight / "metrics.jsonl")) == 4
+
+
+def test_a_batch_without_any_score_teaches_nothing_and_is_counted(small_folder, labels, tmp_path):
+    config = make_config(small_folder, labels, run={"steps": 2})
+    train(config, tmp_path / "run", is_quiet=True)
+    logged = rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["unparseable_batches"] for row in logged] == [1, 2]
+    for row in logged:
+        for name in ("parse_rate", "reward_total", "grad_norm", "kl_token_mean"):
+            assert row[name] == 0.0
+        assert row["zero_spread_share"] == 1.0 and row["score_mean"] is None
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    small_folder, labels, tmp_path, readable, monkeypatch
+):
+    monkeypatch.setattr(train_module, "group_advantages", lambda total, *_: total * jnp.nan)
+    config = make_config(small_folder, labels)
+    with pytest.raises(TrainingError, match=r"step 1: loss and grad_norm is not finite.*bad_batch"):
+        train(config, tmp_path / "run", is_quiet=True)
+    bad = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    assert bad["loss"] == "nan" and len(bad["videos"]) == 2
+    assert bad["videos"][0]["id"].startswith("clip") and len(bad["videos"][0]["responses"]) == 3
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_other_settings_are_refused_and_named(small_folder, labels, tmp_path):
+    prepare_folder(make_config(small_folder, labels, run={"seed": 7}), tmp_path / "run")
+    # Without a checkpoint nothing is lost, so any settings will do.
+    prepare_folder(make_config(small_folder, labels), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    prepare_folder(make_config(small_folder, labels, run={"keep": 5}), tmp_path / "run")
+    # Longer, with a schedule that does not depend on the length.
+    prepare_folder(make_config(small_folder, labels, run={"steps": 9}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"run\.seed: 0 -> 3; optimizer\.learning_rate: "):
+        prepare_folder(
+            make_config(
+                small_folder, labels, run={"seed": 3}, optimizer={"learning_rate": 1e-4}
+            ),
+            tmp_path / "run",
+        )  # fmt: skip
+
+
+def test_run_length_is_refused_where_the_schedule_depends_on_it(small_folder, labels, tmp_path):
+    unset = {"optimizer": {"total_steps": None}}
+    prepare_folder(make_config(small_folder, labels, **unset), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"run\.steps: 4 -> 5"):
+        prepare_folder(
+            make_config(small_folder, labels, run={"steps": 5}, **unset), tmp_path / "run"
+        )
+
+
+def test_folders_that_cannot_hold_a_run_are_found_at_once(small_folder, labels, tmp_path):
+    config = make_config(small_folder, labels)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot be written to"):
+        prepare_folder(config, tmp_path / "file" / "run")
+    with pytest.raises(TrainingError, match="holds files and no run"):
+        prepare_folder(config, tmp_path)
+    with pytest.raises(TrainingError, match="GB are free"):
+        check_room(tmp_path, 10**18, keep=3)
+
+
+def test_position_survives_json():
+    position = RunPosition(step=3, buckets=((128, 16),), unparseable_batches=1, start="a")
+    assert RunPosition.from_json(json.loads(json.dumps(position.to_json()))) == position
+
+
+def test_sigterm_finishes_the_step_saves_and_exits_well(small_folder, labels, tmp_path):
+    config = make_config(
+        small_folder, labels, run={"mode": "sft", "steps": 10_000},
+        rollout={"max_completion_length": 64}, optimizer={"total_steps": 10_000},
+    )  # fmt: skip
+    save_config(config, tmp_path / "config.yaml")
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vqathinker_jax.cli", "train", tmp_path / "config.yaml",
+         "--output-dir", run, "--run.checkpoint_every", "5000"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while not (metrics.exists() and metrics.read_text()) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    last = rows(metrics)[-1]["step"]
+    assert f"stopped after step {last}" in said
+    assert (run / "checkpoints" / str(last)).is_dir() and not (run / "model").exists()

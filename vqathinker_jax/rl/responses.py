@@ -1,0 +1,64 @@
+"""Texts to learn the form of an answer from: given with the label, or composed from it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vqathinker_jax.data.labels import Distortion, LabelledVideo
+from vqathinker_jax.rl.answers import parse_response
+
+SEVERITIES = ((1 / 3, "mild"), (2 / 3, "moderate"), (1.0, "strong"))
+"""Severity up to a bound -> word."""
+NO_REASONS = "I look at sharpness, noise, compression, colour and motion."
+"""Where the label says nothing about the video but its score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+    """The texts of supervised fine-tuning, and of the anchor in GRPO."""
+
+    random_scores: bool = False
+    """The score in the text is drawn evenly from 1 to 5 instead of being the label's: the text then
+    teaches form and words, and scores are left to GRPO. A label with a response of its own is then
+    used for its reasons only."""
+
+
+def response_text(video: LabelledVideo, score: float, is_drawn: bool = False) -> str:
+    """`<think> reasons </think><answer> 3.42 </answer>`.
+
+    Args:
+      video: a response of its own is taken as it is; else its distortions are the reasons.
+      score: to be written with two decimals.
+      is_drawn: whether `score` is not the label's, so that it replaces that of a given response.
+
+    >>> video = LabelledVideo("a", "a.mp4", 3.0, "d", 1, distortions=(Distortion("blur", 0.9),))
+    >>> response_text(video, 3.0)
+    '<think> The video shows strong blur. </think><answer> 3.00 </answer>'
+    """
+    answer = f"<answer> {score:.2f} </answer>"
+    if video.response is None:
+        return f"<think> {reasons(video.distortions)} </think>{answer}"
+    if is_drawn and parse_response(video.response).score is not None:
+        return video.response[: video.response.rindex("<answer>")] + answer
+    return video.response
+
+
+def reasons(distortions: tuple[Distortion, ...] | None) -> str:
+    """What is wrong with a video, worst first.
+
+    >>> reasons((Distortion("noise", 0.2), Distortion("blur", 0.5)))
+    'The video shows moderate blur and mild noise.'
+    """
+    if distortions is None:
+        return NO_REASONS
+    if not distortions:
+        return "The video shows no distortion."
+    worst_first = sorted(distortions, key=lambda one: -one.severity)
+    words = [f"{severity_word(one.severity)} {one.name}" for one in worst_first]
+    listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"The video shows {listed}."
+
+
+def severity_word(severity: float) -> str:
+    """`mild`, `moderate` or `strong` for a severity from 0 to 1."""
+    return next(word for bound, word in SEVERITIES if severity <= bound)

@@ -1,0 +1,371 @@
+"""A run: its folder, its model and data, and the steps that GRPO and SFT share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, Int64, Key, UInt8
+
+from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.data.dataset import StreamState, VideoBatch, VideoStream, prefetch_to_device
+from vqathinker_jax.data.labels import LabelledVideo
+from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.parallel import make_mesh, partition_spec
+from vqathinker_jax.rl.run_folder import check_room, prepare_folder
+from vqathinker_jax.rl.run_log import Clock, JsonLines, ProgressLine, parameter_table
+from vqathinker_jax.rl.run_state import (
+    RunCheckpoints,
+    RunPosition,
+    TrainingError,
+    TrainState,
+    num_bytes,
+    on_mesh,
+)
+from vqathinker_jax.rl.stages import stream_keys, to_host
+from vqathinker_jax.rl.start import Start, export, load_start, make_sampler
+from vqathinker_jax.rl.update import OptimizerConfig, Static
+from vqathinker_jax.rl.validation import shown, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The data of one step; host arrays are global and the same on every process."""
+
+    number: int
+    """Counted from 1."""
+    frames: UInt8[Array, "N F S S 3"]
+    """On the devices."""
+    indices: Int64[np.ndarray, "N"]
+    """Places of the videos in the labels."""
+    videos: tuple[LabelledVideo, ...]
+    gt: Float32[np.ndarray, "N"]
+    stream: StreamState
+    clock: Clock
+
+
+class Run:
+    """Everything of a run that its loop works with; made by `open_run`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        start: Start,
+        videos: tuple[LabelledVideo, ...],
+        validation: tuple[LabelledVideo, ...],
+        mesh: Mesh,
+        checkpoints: RunCheckpoints,
+        is_quiet: bool,
+    ):
+        self.config = config
+        self.folder = folder
+        self.start = start
+        self.videos = videos
+        self.validation = validation
+        self.mesh = mesh
+        self.checkpoints = checkpoints
+        self.model: LoadedModel = start.model
+        self.optimizer: OptimizerConfig = config.optimizer_for(len(videos))
+        self.schedule = self.optimizer.schedule()
+        self.num_steps = config.run.num_steps(len(videos))
+        self.static = Static(
+            graphdef=start.model.graphdef,
+            video=config.video,
+            context_id=start.model.context_id,
+            objective=config.objective,
+            micro_batch=config.run.micro_batch,
+            max_completion_length=config.rollout.max_completion_length,
+        )
+        with jax.set_mesh(mesh):
+            opt_state = on_mesh(self.optimizer.make().init(start.trained), mesh)
+        self.state = TrainState(on_mesh(start.trained, mesh), opt_state)
+        self.position = RunPosition(start=start.model.fingerprint)
+        self.is_stopping = False
+        self._is_saved = False
+        self._has_advanced = False
+        self._is_writer = jax.process_index() == 0
+        self.progress = ProgressLine(self.num_steps, is_quiet or not self._is_writer)
+        self._resume()
+        self._metrics = self._log("metrics.jsonl")
+        self._rollouts = self._log("rollouts.jsonl")
+        self._validations = self._log("validation.jsonl")
+
+    # -- data --------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[Step]:
+        """The steps still to do, until they are done or the run is asked to stop."""
+        config = self.config
+        stream = VideoStream(
+            self.videos,
+            config.run.videos_per_step // jax.process_count(),
+            config.video,
+            config.data,
+            seed=config.run.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        sharding = NamedSharding(self.mesh, partition_spec(("batch",)))
+
+        def put(batch: VideoBatch) -> Array:
+            return jax.make_array_from_process_local_data(sharding, batch.frames)
+
+        with stream:
+            stream.restore(self.position.stream)
+            if self.position.step >= self.num_steps:
+                return
+            with contextlib.closing(prefetch_to_device(stream, put)) as batches:
+                while self.position.step < self.num_steps and not self._must_stop():
+                    waited = time.perf_counter()
+                    batch, frames = next(batches)
+                    yield self._step(batch, frames, time.perf_counter() - waited)
+
+    def _step(self, batch: VideoBatch, frames: Array, waited: float) -> Step:
+        indices = to_host(batch.indices)
+        videos = tuple(self.videos[index] for index in indices)
+        return Step(
+            number=self.position.step + 1,
+            frames=frames,
+            indices=indices,
+            videos=videos,
+            gt=np.array([video.score for video in videos], np.float32),
+            stream=batch.state,
+            clock=Clock(waited),
+        )
+
+    def keys(self, purpose: int, step: Step) -> Key[Array, "N"]:
+        """One key per video of a step for one purpose."""
+        return stream_keys(self.config.run.seed, purpose, step.number, step.indices)
+
+    def sampler(self) -> tuple[nnx.GraphDef, nnx.State]:
+        """The present model in the layout of rollouts."""
+        return make_sampler(self.start, self.state.trained, self.mesh, self.model.dtype)
+
+    def learning_rate(self, step: int) -> float:
+        """Of the first update of a step."""
+        return float(self.schedule((step - 1) * self.config.run.updates_per_rollout))
+
+    # -- after the update --------------------------------------------------------------------------
+
+    def require_finite(self, step: Step, row: dict[str, Any], texts: list[list[str]]) -> None:
+        """Stops the run where the loss or its gradient is no number.
+
+        Raises:
+          TrainingError: after the batch was written to RUN/bad_batch.json.
+        """
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(row[name])]
+        if not bad:
+            return
+        path = self.folder / "bad_batch.json"
+        if self._is_writer:
+            batch = {
+                "step": step.number,
+                **{name: repr(row[name]) for name in bad},
+                "videos": [
+                    {"id": video.id, "path": video.path, "score": video.score, "responses": group}
+                    for video, group in zip(step.videos, texts, strict=True)
+                ],
+            }
+            path.write_text(json.dumps(batch, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        raise TrainingError(
+            f"step {step.number}: {' and '.join(bad)} is not finite; its videos and texts are in "
+            f"{path}, the last checkpoint is that of step {self.checkpoints.latest_step() or 0}"
+        )
+
+    def advance(self, step: Step, bucket: tuple[int, int], is_unparseable: bool = False) -> None:
+        """Counts a step as done."""
+        seen = self.position.buckets
+        self.position = dataclasses.replace(
+            self.position,
+            step=step.number,
+            stream=step.stream,
+            buckets=seen if bucket in seen else (*seen, bucket),
+            unparseable_batches=self.position.unparseable_batches + is_unparseable,
+        )
+        self._is_saved = False
+        self._has_advanced = True
+
+    def log(self, step: Step, row: dict[str, Any], num_tokens: int, shown: tuple[str, ...]) -> None:
+        """Writes the row of a step, with what every kind of run knows, and shows some of it."""
+        seen = step.number * self.config.run.videos_per_step
+        self._metrics.write(
+            {
+                "step": step.number,
+                "epoch": round(seen / len(self.videos), 4),
+                **row,
+                "learning_rate": self.learning_rate(step.number),
+                "unreadable": step.stream.unreadable,
+                "recompiles": len(self.position.buckets),
+                **step.clock.row(num_tokens),
+            }
+        )
+        self.progress.show(step.number, {name: row[name] for name in shown})
+
+    def log_rollouts(self, rows: list[dict[str, Any]]) -> None:
+        """Writes responses in full."""
+        for row in rows:
+            self._rollouts.write(row)
+
+    def save_and_validate(self) -> None:
+        """Saves and validates where the present step is one to do so."""
+        step, run = self.position.step, self.config.run
+        is_validated = run.validate_every > 0 and (
+            step % run.validate_every == 0 or step == self.num_steps
+        )
+        value = self._validate() if is_validated else None
+        if is_validated or step % run.checkpoint_every == 0 or step == self.num_steps:
+            self.save(value)
+
+    def save(self, value: float | None = None) -> None:
+        """Starts writing a checkpoint, unless the present step has one."""
+        if not self._is_saved and self.position.step > 0:
+            self.checkpoints.save(self.state, self.position, value)
+            self._is_saved = True
+
+    def _validate(self) -> float:
+        """Writes the row of a validation; gives the SRCC, NaN where there is none."""
+        model = dataclasses.replace(self.model, state=self.sampler()[1])
+        row = validate(model, self.validation, self.config)
+        self._validations.write({"step": self.position.step, **row})
+        self.progress.say(
+            f"validation at step {self.position.step}: SRCC {shown(row['srcc'])}, PLCC "
+            f"{shown(row['plcc'])}, {row['parse_rate']:.0%} of {row['videos']} with a score"
+        )
+        return row["srcc"]
+
+    # -- start and end -----------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        latest = self.checkpoints.latest_step()
+        if latest is None:
+            return
+        self.state, position = self.checkpoints.restore(self.state, latest)
+        if position.start != self.position.start:
+            raise TrainingError(
+                f"{self.folder}: was started from another model than what {self.model.name} holds "
+                f"now (fingerprint {position.start}, now {self.position.start})"
+            )
+        self.position = position
+        self._is_saved = True
+        if position.step < self.num_steps:
+            self.progress.say(f"resuming after step {position.step} of {self.num_steps}")
+
+    def finish(self) -> None:
+        """Saves; once all steps are done, writes the model to RUN/model: the best, or the last."""
+        self.save()
+        self.checkpoints.wait()
+        step = self.position.step
+        if step < self.num_steps:
+            self.progress.say(f"stopped after step {step}; the same command goes on from there")
+            return
+        target = self.folder / "model"
+        if target.exists() and not self._has_advanced:
+            self.progress.say(f"finished before: {target} holds its model")
+            return
+        best = self.checkpoints.best_step()
+        trained, which = self.state.trained, f"step {step}"
+        if best is not None and best != step:
+            trained = self.checkpoints.restore(self.state, best)[0].trained
+            which = f"step {best}, the best of the validations"
+        if target.exists() and self._is_writer:
+            shutil.rmtree(target)
+        export(self.start, trained, self.config, target)
+        self.progress.say(f"{target}: the model of {which}")
+
+    def close(self) -> None:
+        """Ends the writing."""
+        for log in (self._metrics, self._rollouts, self._validations):
+            log.close()
+
+    def _log(self, name: str) -> JsonLines:
+        return JsonLines(self.folder / name, self.position.step, self._is_writer)
+
+    def _must_stop(self) -> bool:
+        # All processes stop together, after the same step.
+        return bool(to_host(np.array([self.is_stopping])).any())
+
+
+@contextlib.contextmanager
+def open_run(config: TrainConfig, folder: Path, is_quiet: bool = False) -> Iterator[Run]:
+    """Opens a run folder, new or begun, and loads what the run needs.
+
+    On leaving, SIGTERM and SIGINT are handled as before. While it is open they ask the run to stop
+    after its present step; a second SIGINT interrupts it at once.
+
+    Raises:
+      ConfigError: the folder holds a run with other settings; they are named.
+      TrainingError: the folder cannot be written to, or lacks room.
+      WeightsError, LabelError, OSError: model or labels cannot be read.
+    """
+    prepare_folder(config, folder)
+    mesh = _mesh(config)
+    videos = config.data.train.read()
+    validation = ()
+    if config.run.validate_every:
+        validation = config.data.validation.read()[: config.run.validation_videos or None]
+    start = load_start(config, mesh)
+    if not is_quiet and jax.process_index() == 0:
+        table = parameter_table(_counts(start.trained), _counts(start.frozen))
+        print(f"{len(videos)} training videos\n{table}", file=sys.stderr, flush=True)
+    checkpoints = RunCheckpoints(folder / "checkpoints", config.run.keep)
+    with contextlib.closing(checkpoints), start.model.precision(), jax.set_mesh(mesh):
+        run = Run(config, folder, start, videos, validation, mesh, checkpoints, is_quiet)
+        check_room(folder, num_bytes(run.state), config.run.keep)
+        with contextlib.closing(run), stopping_on_signals(run):
+            yield run
+
+
+@contextlib.contextmanager
+def stopping_on_signals(run: Run) -> Iterator[None]:
+    """Lets SIGTERM and SIGINT set `run.is_stopping`; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.is_stopping = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _mesh(config: TrainConfig) -> Mesh:
+    try:
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    if config.run.videos_per_step % jax.process_count():
+        raise TrainingError(
+            f"run.videos_per_step {config.run.videos_per_step} is not a multiple of the "
+            f"{jax.process_count()} processes"
+        )
+    return mesh
+
+
+def _counts(state: nnx.State) -> dict[str, int]:
+    return {name: _count(part) for name, part in state.items()}
+
+
+def _count(part: nnx.State) -> int:
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(part))

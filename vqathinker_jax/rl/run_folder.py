@@ -1,0 +1,94 @@
+"""The folder of a run: whether it can be written to, has room, and belongs to this run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import jax
+
+from vqathinker_jax.config import (
+    ConfigError,
+    TrainConfig,
+    diff_configs,
+    load_config,
+    save_config,
+)
+from vqathinker_jax.rl.run_state import TrainingError
+
+ANY_TIME = frozenset(
+    {
+        "run.keep",
+        "run.checkpoint_every",
+        "run.validate_every",
+        "run.validation_videos",
+        "run.log_rollouts",
+        "data.num_workers",
+        "data.timeout_s",
+        "data.max_unreadable",
+        "mesh.data",
+        "mesh.fsdp",
+        "mesh.tensor",
+    }
+)
+"""Settings that a resumed run may change: they do not enter its numbers, or, for the mesh, only the
+order of sums. `run.steps` and `run.epochs` join them where `optimizer.total_steps` is given."""
+LENGTH = frozenset({"run.steps", "run.epochs"})
+
+
+def prepare_folder(config: TrainConfig, folder: Path) -> None:
+    """Makes the folder of a run, or finds that the run there is this one.
+
+    A run without a checkpoint is begun anew, with any settings.
+
+    Raises:
+      ConfigError: it is another one; the settings that differ are named.
+      TrainingError: the folder cannot be written to.
+    """
+    saved = folder / "config.yaml"
+    trial = folder / f".trial{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"0" * 4096)
+        trial.unlink()
+        if saved.exists() and _checkpoints(folder):
+            refuse_other_settings(load_config(saved), config, folder)
+        elif not saved.exists() and any(folder.iterdir()):
+            raise TrainingError(f"{folder}: holds files and no run; name another folder")
+        if jax.process_index() == 0:
+            save_config(config, saved)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written to ({error.strerror})") from None
+
+
+def refuse_other_settings(before: TrainConfig, now: TrainConfig, folder: Path) -> None:
+    """Raises ConfigError where a run would not be the continuation of the one in its folder."""
+    allowed = ANY_TIME
+    if before.optimizer.total_steps is not None:
+        allowed = ANY_TIME | LENGTH
+    differing = [
+        line for line in diff_configs(before, now) if line.partition(":")[0] not in allowed
+    ]
+    if differing:
+        raise ConfigError(
+            f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
+            "name another folder with --output-dir"
+        )
+
+
+def check_room(folder: Path, checkpoint_bytes: int, keep: int) -> None:
+    """Raises TrainingError where the disk cannot hold the checkpoints and the model."""
+    there = len(_checkpoints(folder))
+    # One more than are kept exists while it is written; the model is at most as large as one.
+    needed = checkpoint_bytes * max(keep + 2 - there, 1)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TrainingError(
+            f"{folder}: {keep} checkpoints and the model need about {needed / 1e9:.2f} GB more, "
+            f"and {free / 1e9:.2f} GB are free"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return list((folder / "checkpoints").glob("[0-9]*"))

@@ -1,0 +1,187 @@
+"""The checkpoints of a run: everything that a resumed run needs, written without waiting."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vqathinker_jax.data.dataset import StreamState
+from vqathinker_jax.weights.checkpoint import quiet_orbax
+
+T = TypeVar("T")
+
+ARRAYS, FACTS = "arrays", "facts"
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot start or go on; one line for the user."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What an update changes."""
+
+    trained: nnx.State
+    opt_state: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPosition:
+    """Where a run is, between two steps."""
+
+    step: int = 0
+    """Steps done."""
+    stream: StreamState = StreamState()
+    """Of the batch last trained on."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """(P, C) seen so far: programs that were compiled."""
+    unparseable_batches: int = 0
+    """Steps in which no score could be read from any response."""
+    start: str = ""
+    """Fingerprint of the model that the run started from."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> RunPosition:
+        buckets = tuple(tuple(bucket) for bucket in data["buckets"])
+        return RunPosition(**{**data, "stream": StreamState(**data["stream"]), "buckets": buckets})
+
+
+class RunCheckpoints:
+    """`RUN/checkpoints/STEP/`: written in the background, complete or not there at all.
+
+    The latest `keep` stay, and beside them the one with the best validation.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        best = policies.BestN(get_metric_fn=_srcc, n=1, keep_checkpoints_without_metrics=False)
+        policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
+        with quiet_orbax():
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policy,
+                    best_fn=_srcc,
+                    save_decision_policy=policies.FixedIntervalPolicy(1),
+                    cleanup_tmp_directories=True,
+                ),
+            )
+
+    def latest_step(self) -> int | None:
+        """The last complete checkpoint."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The checkpoint with the highest validation SRCC; None without any validation."""
+        with quiet_orbax():
+            return self._manager.best_step()
+
+    def save(self, state: TrainState, position: RunPosition, srcc: float | None) -> None:
+        """Starts writing a checkpoint; the arrays may be donated as soon as this returns.
+
+        Raises:
+          TrainingError: this one or the one before could not be written.
+        """
+        import orbax.checkpoint as ocp
+
+        metrics = None if srcc is None or not math.isfinite(srcc) else {"srcc": srcc}
+        try:
+            with quiet_orbax():
+                self._manager.save(
+                    position.step,
+                    args=ocp.args.Composite(
+                        **{
+                            ARRAYS: ocp.args.StandardSave(_flat(state)),
+                            FACTS: ocp.args.JsonSave(position.to_json()),
+                        }
+                    ),
+                    metrics=metrics,
+                )
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"checkpoint of step {position.step}: {error}") from error
+
+    def restore(self, like: TrainState, step: int) -> tuple[TrainState, RunPosition]:
+        """A checkpoint, its arrays laid out as those of `like`.
+
+        Raises:
+          TrainingError: it does not fit `like`, or is damaged.
+        """
+        import orbax.checkpoint as ocp
+
+        target = {name: _abstract(leaf) for name, leaf in _flat(like).items()}
+        try:
+            with quiet_orbax():
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        **{
+                            ARRAYS: ocp.args.StandardRestore(target),
+                            FACTS: ocp.args.JsonRestore(),
+                        }
+                    ),
+                )
+        except Exception as error:  # damaged files raise nearly anything
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise TrainingError(f"checkpoint of step {step} cannot be read: {reason[0]}") from error
+        arrays = restored[ARRAYS]
+        names = list(_flat(like))
+        state = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in names])
+        return state, RunPosition.from_json(restored[FACTS])
+
+    def wait(self) -> None:
+        """Until everything is on disk.
+
+        Raises:
+          TrainingError: something could not be written.
+        """
+        try:
+            with quiet_orbax():
+                self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"checkpoint: {error}") from error
+
+    def close(self) -> None:
+        with quiet_orbax():
+            self._manager.close()
+
+
+def _srcc(metrics: dict[str, float]) -> float:
+    return metrics["srcc"]
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def on_mesh(tree: T, mesh: jax.sharding.Mesh) -> T:
+    """Puts what is not yet laid out over the mesh (counters, mostly) on all of its devices."""
+
+    def place(leaf: jax.Array) -> jax.Array:
+        if isinstance(leaf.sharding, NamedSharding):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree.map(place, tree)
+
+
+def _flat(state: TrainState) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,189 @@
+"""Supervised fine-tuning: the videos of a run with a text for each, cross-entropy on the text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from vqathinker_jax.data.labels import LabelledVideo
+from vqathinker_jax.inference import LoadedModel, normalize
+from vqathinker_jax.rl.responses import SftConfig, response_text
+from vqathinker_jax.rl.run import Run, Step
+from vqathinker_jax.rl.run_state import TrainState
+from vqathinker_jax.rl.stages import make_prompts, response_bucket
+from vqathinker_jax.rl.update import (
+    OptimizerConfig,
+    Static,
+    UpdateBatch,
+    apply_gradients,
+    micro_batches,
+    policy_logprobs,
+)
+
+TEXT_STREAM = 5
+"""Folded into the root seed for the scores that are drawn at random."""
+SHOWN = ("loss", "likelihood", "grad_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """One text per video, as tokens."""
+
+    ids: tuple[np.ndarray, ...]
+    """int32, the end token included."""
+    masks: tuple[np.ndarray, ...]
+    """bool, True at the tokens that count."""
+    pad_id: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(map(len, self.ids))
+
+    def padded(self, c: int) -> tuple[Int[Array, "N C"], Bool[Array, "N C"]]:
+        """Ids and mask in `c` slots."""
+        ids = np.full((len(self.ids), c), self.pad_id, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for row, (tokens, counts) in enumerate(zip(self.ids, self.masks, strict=True)):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = counts
+        return jnp.asarray(ids), jnp.asarray(mask)
+
+
+def make_texts(
+    model: LoadedModel,
+    videos: tuple[LabelledVideo, ...],
+    keys: Key[Array, "N"],
+    cfg: SftConfig,
+    without_digits: bool,
+) -> Texts:
+    """The texts of a batch.
+
+    Args:
+      model: whose tokenizer to use.
+      videos: the batch.
+      keys: one per video, for scores drawn at random.
+      cfg: how texts are made.
+      without_digits: tokens that hold a digit do not count.
+    """
+    scores = [video.score for video in videos]
+    if cfg.random_scores:
+        draw = jax.vmap(lambda key: jax.random.uniform(key, (), minval=1, maxval=5))
+        scores = np.asarray(draw(keys))
+    ids, masks = [], []
+    for video, score in zip(videos, scores, strict=True):
+        text = response_text(video, float(score), cfg.random_scores)
+        tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
+        ids.append(np.array(tokens, np.int32))
+        counts = [not (without_digits and _has_digit(model, token)) for token in tokens]
+        masks.append(np.array(counts, bool))
+    return Texts(tuple(ids), tuple(masks), model.pad_id)
+
+
+def anchor_texts(run: Run, step: Step, keys: Key[Array, "N"]) -> Texts:
+    """What GRPO holds on to: the same texts, never with their true scores, digits not counted."""
+    cfg = dataclasses.replace(run.config.sft, random_scores=True)
+    return make_texts(run.model, step.videos, keys, cfg, without_digits=True)
+
+
+def _has_digit(model: LoadedModel, token: int) -> bool:
+    return any(character.isdigit() for character in model.tokenizer.decode([token]))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SftMetrics:
+    """Scalars of one update, float32."""
+
+    loss: Float[Array, ""]
+    """Mean cross-entropy of the counted tokens of the batch, nats."""
+    likelihood: Float[Array, ""]
+    """Mean probability of the counted tokens."""
+    entropy: Float[Array, ""]
+    """Mean over the counted tokens, nats."""
+    grad_norm: Float[Array, ""]
+    """Global norm before clipping."""
+
+
+@functools.partial(
+    jax.jit, static_argnames=("static", "optimizer"), donate_argnames=("trained", "opt_state")
+)
+def sft_update(
+    trained: nnx.State,
+    frozen: nnx.State,
+    opt_state: optax.OptState,
+    batch: UpdateBatch,
+    static: Static,
+    optimizer: OptimizerConfig,
+) -> tuple[TrainState, SftMetrics]:
+    """One optimizer step on `-mean log p(token)` over the counted tokens of the batch.
+
+    Args:
+      trained, frozen, opt_state, static, optimizer: as `update.update`.
+      batch: `responses` [N, 1, C] are the texts; advantages are not looked at.
+    """
+    parts = micro_batches(batch, static.micro_batch)
+    num_tokens = jnp.maximum(batch.response_mask.sum(), 1).astype(jnp.float32)
+
+    def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, SftMetrics]:
+        model = nnx.merge(static.graphdef, trained, frozen)
+        out = policy_logprobs(model, part, static, part.responses)
+        logprobs = jnp.where(part.response_mask, out.logprobs, 0)
+        loss = -logprobs.sum() / num_tokens
+        likelihood = jnp.where(part.response_mask, jnp.exp(logprobs), 0).sum() / num_tokens
+        entropy = jnp.where(part.response_mask, out.entropy, 0).sum() / num_tokens
+        return loss, SftMetrics(loss, likelihood, entropy, jnp.float32(0))
+
+    def accumulate(total, part: UpdateBatch):
+        grads, metrics = jax.grad(loss_of, has_aux=True)(trained, part)
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
+
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+    metrics = jax.tree.map(lambda values: jnp.sum(values), metrics)
+    metrics = dataclasses.replace(metrics, grad_norm=optax.global_norm(grads))
+    trained, opt_state = apply_gradients(trained, opt_state, grads, optimizer)
+    return TrainState(trained, opt_state), metrics
+
+
+def train_sft(run: Run) -> None:
+    """The steps of supervised fine-tuning."""
+    config, model = run.config, run.model
+    num_videos, longest = config.run.videos_per_step, config.rollout.max_completion_length
+    prompts = make_prompts(model, config.data.prompt_style, num_videos)
+
+    for step in run.steps():
+        with step.clock.phase("texts"):
+            pixels = normalize(step.frames, model.dtype)
+            texts = make_texts(
+                model, step.videos, run.keys(TEXT_STREAM, step), config.sft, without_digits=False
+            )
+            ids, mask = texts.padded(response_bucket(texts.longest, longest))
+        batch = UpdateBatch(
+            pixels=pixels,
+            prompt_ids=prompts.ids,
+            prompt_lengths=prompts.lengths,
+            responses=ids[:, None],
+            response_mask=mask[:, None],
+            advantages=jnp.zeros((num_videos, 1), jnp.float32),
+        )
+        with step.clock.phase("update"):
+            run.state, metrics = sft_update(
+                run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,
+                run.optimizer,
+            )  # fmt: skip
+            row = {name: float(value) for name, value in vars(metrics).items()}
+
+        num_tokens = sum(map(len, texts.ids))
+        row["length_mean"] = num_tokens / num_videos
+        run.require_finite(step, row, [[model.tokenizer.decode(text)] for text in texts.ids])
+        run.advance(step, (prompts.ids.shape[1], ids.shape[1]))
+        run.log(step, row, num_tokens, SHOWN)
+        run.save_and_validate()

@@ -1,0 +1,190 @@
+"""The small stages between the big ones: prompts, texts to numbers, rewards, what is logged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
+
+from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.models.generate import bucket_length
+from vqathinker_jax.records import Generation
+from vqathinker_jax.rl.answers import parse_response
+from vqathinker_jax.rl.rewards import RewardConfig, RewardTerms, draw_partners, total_reward
+
+SMALLEST_BUCKET = 16
+TERMS = tuple(field.name for field in dataclasses.fields(RewardTerms))
+"""`format`, `regression`, `ranking`, `temporal`, `total`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ParsedResponses:
+    """What the responses say, as numbers."""
+
+    scores: Float32[Array, "N K"]
+    """0 where there is none."""
+    valid: Bool[Array, "N K"]
+    """True where a score could be read."""
+    format_ok: Bool[Array, "N K"]
+    decimals: Int32[Array, "N K"]
+    """Fraction digits, trailing zeros removed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """The prompt of every video of a batch."""
+
+    ids: Int32[Array, "N P"]
+    """Padded on the right to a bucket."""
+    lengths: Int32[Array, "N"]
+
+
+def make_prompts(model: LoadedModel, style: str, num_videos: int) -> Prompts:
+    """The training prompt, once for each of N videos."""
+    prompt = model.build_prompt(style=style)
+    ids = np.full((num_videos, bucket_length(len(prompt))), model.pad_id, np.int32)
+    ids[:, : len(prompt)] = prompt
+    return Prompts(jnp.asarray(ids), jnp.full(num_videos, len(prompt), jnp.int32))
+
+
+def response_buckets(longest: int) -> tuple[int, ...]:
+    """The response slots C that are compiled for: 16, 24, 32, 48, 64, ... up to `longest`.
+
+    >>> response_buckets(50)
+    (16, 24, 32, 48, 50)
+    """
+    buckets, size = [], SMALLEST_BUCKET
+    while size < longest:
+        buckets += [size, size * 3 // 2]
+        size *= 2
+    return (*(bucket for bucket in buckets if bucket < longest), longest)
+
+
+def response_bucket(length: int, longest: int) -> int:
+    """The smallest bucket that holds `length` tokens.
+
+    Raises:
+      ValueError: `length` exceeds `longest`.
+    """
+    if length > longest:
+        raise ValueError(f"a text of {length} tokens exceeds max_completion_length={longest}")
+    return next(bucket for bucket in response_buckets(longest) if bucket >= length)
+
+
+def stream_keys(
+    seed: int, purpose: int, step: int, indices: Int[np.ndarray, "N"]
+) -> Key[Array, "N"]:
+    """One key per video, folded from (seed, purpose, step, place of the video in the labels)."""
+    root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(indices, jnp.uint32))
+
+
+def to_host(array: Array | np.ndarray) -> np.ndarray:
+    """The whole of a global array, on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def read_texts(model: LoadedModel, generation: Generation) -> list[list[str]]:
+    """The texts of `[N, K]` responses, end tokens dropped and nothing else."""
+    tokens, lengths = to_host(generation.tokens), to_host(generation.lengths)
+    return [
+        [
+            model.tokenizer.decode(row[:length].tolist(), skip_special_tokens=True)
+            for row, length in zip(group, group_lengths, strict=True)
+        ]
+        for group, group_lengths in zip(tokens, lengths, strict=True)
+    ]
+
+
+def parse_texts(texts: Sequence[Sequence[str]]) -> ParsedResponses:
+    """Reads format, score and decimals of `[N, K]` texts. No text is looked at after this."""
+    answers = [[parse_response(text) for text in group] for group in texts]
+
+    def array(read, dtype) -> Array:
+        return jnp.array([[read(answer) for answer in group] for group in answers], dtype)
+
+    return ParsedResponses(
+        scores=array(lambda a: 0.0 if a.score is None else min(max(a.score, -1e30), 1e30), "f4"),
+        valid=array(lambda a: a.score is not None, bool),
+        format_ok=array(lambda a: a.format_ok, bool),
+        decimals=array(lambda a: a.decimals_trimmed, np.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def compute_rewards(
+    clean: ParsedResponses,
+    perturbed: ParsedResponses | None,
+    gt: Float[Array, "N"],
+    key: Key[Array, ""],
+    cfg: RewardConfig,
+) -> RewardTerms:
+    """`total_reward` of a global batch.
+
+    Args:
+      clean: the responses that are trained on.
+      perturbed: those to the perturbed clips; None: no temporal reward.
+      gt: float32 opinion scores.
+      key: draws the partners with `cfg.partners == "one"`.
+      cfg: every option.
+    """
+    partners = draw_partners(key, len(gt)) if cfg.partners == "one" else "all"
+    return total_reward(
+        clean.scores,
+        clean.valid,
+        gt,
+        clean.format_ok,
+        None if perturbed is None else perturbed.scores,
+        None if perturbed is None else perturbed.valid,
+        decimals=clean.decimals,
+        decimals_perturbed=None if perturbed is None else perturbed.decimals,
+        partners=partners,
+        sigma=cfg.sigma,
+        alpha=cfg.alpha,
+        ddof=cfg.ddof,
+        eps=cfg.eps,
+        delta=cfg.delta,
+        tau=cfg.tau,
+        gate_regression=cfg.gate_regression,
+        gate_ranking=cfg.gate_ranking,
+        weights=cfg.weights,
+        variant=cfg.variant,
+    )
+
+
+def reward_row(terms: RewardTerms) -> dict[str, float]:
+    """Each reward's mean and mean within-group standard deviation, and the share of groups whose
+    total does not differ: they teach nothing."""
+    row = {}
+    for name, array in vars(terms).items():
+        value = to_host(array)
+        row[f"reward_{name}"] = float(value.mean())
+        row[f"spread_{name}"] = float(value.std(axis=1).mean())
+    total = to_host(terms.total)
+    row["zero_spread_share"] = float((total == total[:, :1]).all(axis=1).mean())
+    return row
+
+
+def response_row(
+    parsed: ParsedResponses, lengths: Int[np.ndarray, "N K"], longest: int
+) -> dict[str, float | None]:
+    """Parse rate, spread of the scores and lengths of the responses."""
+    valid = to_host(parsed.valid)
+    scores = to_host(parsed.scores)[valid]
+    return {
+        "parse_rate": float(valid.mean()),
+        "score_mean": float(scores.mean()) if scores.size else None,
+        "score_std": float(scores.std()) if scores.size else None,
+        "length_mean": float(lengths.mean()),
+        "length_max": int(lengths.max()),
+        "at_limit_share": float((lengths >= longest).mean()),
+    }

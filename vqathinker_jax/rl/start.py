@@ -1,0 +1,238 @@
+"""What a run starts from: a model folder or a random model, split into what trains and what not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from transformers import PreTrainedTokenizerBase
+
+from vqathinker_jax.config import ModelConfig, TrainConfig
+from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
+from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.models.presets import PRESETS
+from vqathinker_jax.models.slowfast import check_geometry
+from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.parallel import state_shardings
+from vqathinker_jax.rl.run_state import TrainingError
+from vqathinker_jax.rl.update import split_trained
+from vqathinker_jax.weights.config_json import PUBLISHED, FolderConfig
+from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model, save_folder
+from vqathinker_jax.weights.load import folder_fingerprint, load_any
+from vqathinker_jax.weights.mapping import make_table
+from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
+from vqathinker_jax.weights.tiny import RandomSource
+from vqathinker_jax.weights.tokenizer import load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model about to be trained. Not a pytree: three states hold the arrays."""
+
+    model: LoadedModel
+    """Everything but the parameters: geometry, tokenizer, ids, structure."""
+    trained: nnx.State
+    """Storage dtype `param_dtype`; nothing else refers to these arrays, so they may be donated."""
+    frozen: nnx.State
+    """As stored in the folder."""
+    reference: nnx.State | None
+    """The trained parameters as they were at the start; None without KL."""
+    folder: FolderConfig
+    counters: dict[str, np.ndarray]
+    source_files: Path
+
+
+def load_start(config: TrainConfig, mesh: Mesh) -> Start:
+    """Loads the model of a run onto its mesh.
+
+    Raises:
+      WeightsError: a folder that cannot be read.
+      TrainingError: a geometry that the model cannot see, or options that exclude each other.
+    """
+    cfg = config.model
+    if cfg.path is not None:
+        folder = resolve_model(cfg.path)
+        pyth = None if cfg.slowfast is None else Path(cfg.slowfast)
+        loaded = load_any(folder, mesh=mesh, seed=config.run.seed, slowfast_pyth=pyth)
+        fingerprint = folder_fingerprint(folder)
+        tokenizer = load_tokenizer(loaded.source_files)
+    else:
+        tokenizer = load_tokenizer(Path(cfg.tokenizer))
+        loaded = random_start(cfg, len(tokenizer), config.run.seed, mesh)
+        fingerprint = f"{cfg.preset} from seed {config.run.seed}"
+    model_cfg = with_remat(loaded.config.model, cfg.remat)
+    try:
+        model_cfg.tokens_per_frame(config.video.image_size)
+        check_geometry(model_cfg.slowfast, config.video)
+    except ValueError as error:
+        raise TrainingError(f"video: {error}") from None
+    model = nnx.merge(abstract_model(model_cfg)[0], nnx.state(loaded.model))
+    graphdef, stored, frozen = split_trained(model, cfg.vision)
+    has_reference = config.run.mode == "grpo" and config.objective.beta > 0
+    return Start(
+        model=_described(graphdef, model_cfg, config, tokenizer, loaded.config.kind, fingerprint),
+        trained=copied(stored, cfg.param_dtype),
+        frozen=frozen,
+        reference=copied(stored, cfg.param_dtype) if has_reference else None,
+        folder=loaded.config,
+        counters=loaded.counters,
+        source_files=loaded.source_files,
+    )
+
+
+def random_start(cfg: ModelConfig, vocab_size: int, seed: int, mesh: Mesh) -> LoadedFolder:
+    """A model of a preset's architecture with random weights.
+
+    Args:
+      cfg: names the preset and its tokenizer's folder.
+      vocab_size: of that tokenizer.
+      seed: root of the weights.
+      mesh: where they go.
+
+    Raises:
+      TrainingError: a pretrained SlowFast was named, which no preset of ours can hold.
+    """
+    if cfg.slowfast is not None:
+        raise TrainingError("model.slowfast goes with model.path, not with a preset")
+    preset = PRESETS[cfg.preset]
+    decoder = dataclasses.replace(preset.decoder, vocab_size=vocab_size)
+    model_cfg = dataclasses.replace(preset, decoder=decoder)
+    graphdef, state = abstract_model(model_cfg)
+    reader = _RandomReader(RandomSource(parameter_shapes(state), seed))
+    names = make_table(model_cfg, "official").counters
+    return LoadedFolder(
+        fill_model(graphdef, state, reader, mesh, "float32"),
+        FolderConfig(model_cfg, kind="random"),
+        {name: np.zeros((), np.int64) for name in names},
+        Path(cfg.tokenizer),
+    )
+
+
+class _RandomReader:
+    """Random parameters in the form that `fill_model` reads."""
+
+    def __init__(self, source: RandomSource):
+        self._source = source
+
+    def dtype(self, path: str) -> np.dtype:
+        return self._source.dtype(path)
+
+    def read(self, path: str, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+        return self._source.region(path, index).astype(dtype)
+
+
+def with_remat(cfg: VQAThinkerConfig, remat: str) -> VQAThinkerConfig:
+    """The architecture with another choice of what the backward pass computes again."""
+    return dataclasses.replace(
+        cfg,
+        vision=dataclasses.replace(cfg.vision, remat=remat),
+        decoder=dataclasses.replace(cfg.decoder, remat=remat),
+    )
+
+
+def copied(state: nnx.State, dtype: str) -> nnx.State:
+    """A copy of its own in another storage dtype."""
+    return jax.tree.map(lambda a: jnp.array(a, dtype, copy=True), state)
+
+
+def make_sampler(
+    start: Start, trained: nnx.State, mesh: Mesh, dtype: str
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model in the layout of rollouts: compute dtype, nothing split over `fsdp`.
+
+    Args:
+      start: the run's start, for structure and frozen parameters.
+      trained: the present parameters.
+      mesh: of the run.
+      dtype: compute dtype.
+    """
+    return start.model.graphdef, _cast(trained, start.frozen, mesh, dtype)
+
+
+def _cast(trained: nnx.State, frozen: nnx.State, mesh: Mesh, dtype: str) -> nnx.State:
+    state = nnx.merge_state(trained, frozen)
+    if mesh.size == 1:
+        return _to_dtype(state, dtype)
+    gathered = jax.tree.map(_without_fsdp, state_shardings(state, mesh))
+    return jax.device_put(_to_dtype(state, dtype), gathered)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _to_dtype(state: nnx.State, dtype: str) -> nnx.State:
+    return jax.tree.map(lambda a: a.astype(dtype), state)
+
+
+def _without_fsdp(sharding: NamedSharding) -> NamedSharding:
+    axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+
+def export(start: Start, trained: nnx.State, config: TrainConfig, folder: Path) -> None:
+    """Writes the model in the published layout; trained parts in the compute dtype.
+
+    Args:
+      start: structure, frozen parameters, and what is copied (tokenizer, counters).
+      trained: the parameters to write.
+      config: of the run: its geometry and prompt become the folder's.
+      folder: must not exist.
+
+    Raises:
+      WeightsError: it cannot be written.
+    """
+    graphdef, _ = abstract_model(start.folder.model)
+    model = nnx.merge(graphdef, nnx.merge_state(copied(trained, config.model.dtype), start.frozen))
+    described = dataclasses.replace(
+        start.folder,
+        layout="official",
+        video=config.video,
+        prompt_style=config.data.prompt_style,
+        kind=trained_kind(start.folder.kind),
+    )
+    save_folder(model, folder, described, counters=start.counters, source_files=start.source_files)
+
+
+def trained_kind(kind: str) -> str:
+    """How a model trained here labels itself: what it started from stays in sight.
+
+    >>> trained_kind("published"), trained_kind("random"), trained_kind("trained from random")
+    ('trained', 'trained from random', 'trained from random')
+    """
+    if kind == PUBLISHED:
+        return "trained"
+    return kind if kind.startswith("trained") else f"trained from {kind}"
+
+
+def _described(
+    graphdef: nnx.GraphDef,
+    cfg: VQAThinkerConfig,
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: str,
+    fingerprint: str,
+) -> LoadedModel:
+    def token_id(token: str) -> int:
+        return tokenizer.convert_tokens_to_ids(token)
+
+    context_id = token_id(IMAGE_TOKEN)
+    return LoadedModel(
+        graphdef=graphdef,
+        state=nnx.State({}),
+        cfg=cfg,
+        video=config.video,
+        tokenizer=tokenizer,
+        dtype=config.model.dtype,
+        name=config.model.path or config.model.preset,
+        kind=trained_kind(kind),
+        fingerprint=fingerprint,
+        prompt_style=config.data.prompt_style,
+        context_id=context_id,
+        end_id=token_id(TURN_END),
+        pad_id=token_id(PAD),
+        suppressed_ids=(token_id(IMAGE_START), token_id(IMAGE_END), context_id),
+    )

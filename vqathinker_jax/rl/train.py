@@ -1,0 +1,222 @@
+"""GRPO training, one call per stage: roll out, parse, reward, advantage, update, log, save."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.inference import normalize
+from vqathinker_jax.rl.grpo import group_advantages
+from vqathinker_jax.rl.rewards import RewardTerms
+from vqathinker_jax.rl.rollout import Rollout, roll_out
+from vqathinker_jax.rl.run import Run, Step, open_run
+from vqathinker_jax.rl.run_state import TrainState
+from vqathinker_jax.rl.sft import Texts, anchor_texts, train_sft
+from vqathinker_jax.rl.stages import (
+    ParsedResponses,
+    Prompts,
+    compute_rewards,
+    make_prompts,
+    parse_texts,
+    read_texts,
+    response_bucket,
+    response_row,
+    reward_row,
+    stream_keys,
+    to_host,
+)
+from vqathinker_jax.rl.update import UpdateBatch, response_logprobs, update
+
+ROLLOUT_STREAM, PARTNER_STREAM, ANCHOR_STREAM = 2, 3, 4
+"""Folded into the root seed, so that draws for one purpose differ from those for any other."""
+SHOWN = ("reward_total", "reward_ranking", "parse_rate", "kl_token_mean", "length_mean")
+
+
+def train(config: TrainConfig, run_dir: Path, is_quiet: bool = False) -> None:
+    """Trains a model as a configuration says; the same call goes on with a run that was stopped.
+
+    RUN_DIR gets config.yaml, metrics.jsonl, rollouts.jsonl, validation.jsonl, checkpoints/ and, at
+    the end, model/: a folder in the published layout.
+
+    Args:
+      config: everything that decides the run.
+      run_dir: new, empty, or the folder of the same run.
+      is_quiet: nothing on stderr.
+
+    Raises:
+      ConfigError: the folder holds a run with other settings.
+      TrainingError: a folder without room, a loss that is not finite, a checkpoint that cannot be
+        written or read.
+      WeightsError, LabelError, UnreadableVideosError, OSError: model or data cannot be read.
+    """
+    with open_run(config, run_dir, is_quiet) as run:
+        if config.run.mode == "sft":
+            train_sft(run)
+        else:
+            train_grpo(run)
+        run.finish()
+
+
+def train_grpo(run: Run) -> None:
+    """The steps of GRPO."""
+    config, model = run.config, run.model
+    num_videos, longest = config.run.videos_per_step, config.rollout.max_completion_length
+    prompts = make_prompts(model, config.data.prompt_style, num_videos)
+    sampling = config.rollout.sampling(model.end_id, model.pad_id, model.suppressed_ids)
+    if config.rollout.temporal and config.reward.variant == "paper":
+        run.progress.say(
+            "note: the paper's temporal reward is the same for all responses of a video, so group "
+            "advantages remove it"
+        )
+
+    for step in run.steps():
+        clock = step.clock
+        with clock.phase("rollout"):
+            pixels = normalize(step.frames, model.dtype)
+            rollout = roll_out(
+                run.sampler(), pixels, prompts.ids, prompts.lengths, run.keys(ROLLOUT_STREAM, step),
+                video=model.video, context_id=model.context_id, cfg=config.rollout,
+                sampling=sampling,
+            )  # fmt: skip
+            lengths = to_host(rollout.clean.lengths)
+        with clock.phase("parse"):
+            texts = read_texts(model, rollout.clean)
+            parsed = parse_texts(texts)
+            perturbed = None
+            if rollout.perturbed is not None:
+                perturbed = parse_texts(read_texts(model, rollout.perturbed))
+        with clock.phase("reward"):
+            partner_key = stream_keys(
+                config.run.seed, PARTNER_STREAM, step.number, np.zeros(1, np.int64)
+            )[0]
+            gt = jnp.asarray(step.gt)
+            rewards = compute_rewards(parsed, perturbed, gt, partner_key, config.reward)
+            advantages = group_advantages(
+                rewards.total,
+                config.advantage.ddof,
+                config.advantage.eps,
+                config.advantage.scale,
+            )
+        anchor = None
+        if config.objective.anchor_weight > 0:
+            anchor = anchor_texts(run, step, run.keys(ANCHOR_STREAM, step))
+        batch = pack(prompts, pixels, rollout, advantages, anchor, longest)
+        with clock.phase("reference"):
+            batch = with_other_policies(run, batch)
+        with clock.phase("update"):
+            metrics = update_policy(run, batch)
+
+        row = make_row(rewards, parsed, perturbed, lengths, longest, metrics)
+        is_unparseable = row["parse_rate"] == 0
+        row["unparseable_batches"] = run.position.unparseable_batches + is_unparseable
+        run.require_finite(step, row, texts)
+        run.advance(step, (prompts.ids.shape[1], batch.responses.shape[2]), is_unparseable)
+        run.log(step, row, int(lengths.sum()), SHOWN)
+        run.log_rollouts(
+            rollout_rows(step, texts, parsed, rewards, advantages, config.run.log_rollouts)
+        )
+        run.save_and_validate()
+
+
+def pack(
+    prompts: Prompts,
+    pixels: jax.Array,
+    rollout: Rollout,
+    advantages: jax.Array,
+    anchor: Texts | None,
+    longest: int,
+) -> UpdateBatch:
+    """The batch of an update, its responses cut to the bucket of the longest text."""
+    lengths = rollout.clean.lengths
+    needed = int(to_host(lengths).max())
+    if anchor is not None:
+        needed = max(needed, anchor.longest)
+    c = response_bucket(needed, longest)
+    ids, mask = (None, None) if anchor is None else anchor.padded(c)
+    return UpdateBatch(
+        pixels=pixels,
+        prompt_ids=prompts.ids,
+        prompt_lengths=prompts.lengths,
+        responses=rollout.clean.tokens[:, :, :c],
+        response_mask=jnp.arange(c) < lengths[..., None],
+        advantages=advantages,
+        anchor=ids,
+        anchor_mask=mask,
+    )
+
+
+def with_other_policies(run: Run, batch: UpdateBatch) -> UpdateBatch:
+    """Adds the log-probs of the reference, and of the present policy where it will move on."""
+    reference, old = None, None
+    if run.start.reference is not None:
+        reference = response_logprobs(run.start.reference, run.start.frozen, batch, run.static)
+    if run.config.run.updates_per_rollout > 1:
+        old = response_logprobs(run.state.trained, run.start.frozen, batch, run.static)
+    # Waited for, so that the time is counted where it is spent.
+    jax.block_until_ready((reference, old))
+    return dataclasses.replace(batch, reference_logprobs=reference, old_logprobs=old)
+
+
+def update_policy(run: Run, batch: UpdateBatch) -> dict[str, float]:
+    """All updates of one rollout; the mean of each metric."""
+    collected = []
+    for _ in range(run.config.run.updates_per_rollout):
+        trained, opt_state, metrics = update(
+            run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,
+            run.optimizer,
+        )  # fmt: skip
+        run.state = TrainState(trained, opt_state)
+        collected.append({name: float(value) for name, value in vars(metrics).items()})
+    return {name: float(np.mean([row[name] for row in collected])) for name in collected[0]}
+
+
+def make_row(
+    rewards: RewardTerms,
+    parsed: ParsedResponses,
+    perturbed: ParsedResponses | None,
+    lengths: np.ndarray,
+    longest: int,
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """What GRPO logs of a step."""
+    return {
+        **reward_row(rewards),
+        **response_row(parsed, lengths, longest),
+        "perturbed_parse_rate": None if perturbed is None else float(perturbed.valid.mean()),
+        **metrics,
+    }
+
+
+def rollout_rows(
+    step: Step,
+    texts: list[list[str]],
+    parsed: ParsedResponses,
+    rewards: RewardTerms,
+    advantages: jax.Array,
+    num_videos: int,
+) -> list[dict[str, Any]]:
+    """The responses to the first videos of a step in full, with what became of them."""
+    values = {name: to_host(value) for name, value in vars(rewards).items()}
+    values["advantage"] = to_host(advantages)
+    scores, valid = to_host(parsed.scores), to_host(parsed.valid)
+    rows = []
+    for i in range(min(num_videos, len(texts))):
+        responses = [
+            {
+                "text": text,
+                "score": float(scores[i, k]) if valid[i, k] else None,
+                **{name: float(value[i, k]) for name, value in values.items()},
+            }
+            for k, text in enumerate(texts[i])
+        ]
+        video = step.videos[i]
+        rows.append(
+            {"step": step.number, "id": video.id, "gt": video.score, "responses": responses}
+        )
+    return rows
