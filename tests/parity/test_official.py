@@ -89,7 +89,7 @@ def test_logits_and_logprobs(pair, style):
     rows = np.stack([ids, ids])
     embeds = reference.embeds(rows, pixels, model.video, model.loaded.context_id)
     wanted = reference.logits(embeds)
-    assert np.abs(wanted).mean() > 0.1
+    assert np.abs(wanted).mean() > 0.05
     np.testing.assert_allclose(model.logits(ids, pixels), wanted, atol=3e-5)
 
     completion = np.random.default_rng(1).integers(0, len(model.tokenizer), (2, 13))
