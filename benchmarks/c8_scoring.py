@@ -3,7 +3,7 @@
 Both sides read the same files with the same weights, geometry, prompt and number of new tokens. The
 torch side does what the published script does: decode every clip with decord in the main process,
 squash with Pillow, run one batch through the encoders, decode greedily with left padding. Run from
-the repository root: `python -m benchmarks.c8_scoring FOLDER_OF_CLIPS`.
+the repository root: `python -m benchmarks.c8_scoring CLIPS`.
 """
 
 from __future__ import annotations
@@ -79,14 +79,16 @@ def score_with_torch(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="clips that decord can open")
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument(
+        "sources", nargs="+", help="clips, or folders of clips, that decord can open"
+    )
+    parser.add_argument("--tokens", type=int, default=250, help="length of every answer")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
     pin_cores()
     torch.set_num_threads(THREADS)
-    paths = [str(path) for path in expand_sources([arguments.folder])]
+    paths = expand_sources(arguments.sources)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         reference, _ = write_official_folder(folder, CONFIG, VIDEO, seed=0)

@@ -136,7 +136,9 @@ def score_many(
     """
     if not paths:
         return
-    batch_size = min(settings.batch_size, len(paths))
+    # As even as they can be: a short last batch is filled up, which costs as much as a full one.
+    num_batches = math.ceil(len(paths) / settings.batch_size)
+    batch_size = math.ceil(len(paths) / num_batches)
     asker = Asker(model, settings, batch_size)
     ahead = settings.num_workers + batch_size
     with DecodePool(
