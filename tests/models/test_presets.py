@@ -10,7 +10,6 @@ from vqathinker_jax.models.presets import PRESETS, count_parameters
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.models.vqathinker import VQAThinker, VQAThinkerConfig
 from vqathinker_jax.spec import INFERENCE, TRAINING
-from vqathinker_jax.weights.tiny import TINY_MODEL
 
 PUBLISHED = [name for name in PRESETS if name.startswith("internvl3-")]
 
@@ -74,7 +73,3 @@ def test_small_models_are_small_and_run_in_the_published_frame_counts(name, most
     for spec in (INFERENCE, TRAINING):
         check_geometry(cfg.slowfast, dataclasses.replace(spec, image_size=196))
     assert cfg.tokens_per_frame(196) == 49
-
-
-def test_make_tiny_writes_the_tiny_model():
-    assert TINY_MODEL == PRESETS["tiny"]

@@ -13,9 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vqathinker_jax.models.internvit import InternViTConfig
-from vqathinker_jax.models.qwen2 import Qwen2Config
-from vqathinker_jax.models.slowfast import SlowFastConfig
+from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.config_json import FolderConfig
@@ -24,23 +22,7 @@ from vqathinker_jax.weights.mapping import make_table
 from vqathinker_jax.weights.readers import abstract_model, parameter_shapes
 
 TINY_VIDEO = VideoSpec(num_frames=8, image_size=224, slow_divisor=4, motion_repeat=4)
-TINY_MODEL = VQAThinkerConfig(
-    vision=InternViTConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=224,
-    ),
-    decoder=Qwen2Config(
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    ),
-    slowfast=SlowFastConfig(stem_width=8),
-)
+TINY_MODEL = PRESETS["tiny"]
 """About four million parameters; the vocabulary is set by the tokenizer."""
 
 QWEN_TOKENS = (
