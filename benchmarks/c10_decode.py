@@ -27,7 +27,7 @@ import PIL
 from PIL import Image
 
 from benchmarks.timing import alternate, pin_cores, report
-from vqathinker_jax.data.clip import Limits, VideoError
+from vqathinker_jax.data.clip import FrameRequest, Limits, VideoError
 from vqathinker_jax.data.frames import frame_indices
 from vqathinker_jax.data.resize import resize_square
 from vqathinker_jax.data.sources import expand_sources
@@ -73,13 +73,13 @@ def time_decoding(paths: list[str]) -> None:
     for path in paths:
         name = os.path.basename(path)
         try:
-            clip = read_clip(path, F, S, limits=ONE_THREAD)
+            clip = read_clip(path, FrameRequest(F, S), limits=ONE_THREAD)
             decord_clip(path)
         except (VideoError, decord.DECORDError) as error:
             print(f"{name}: left out: {str(error).splitlines()[0]}")
             continue
         timing = alternate(
-            lambda path=path: read_clip(path, F, S, limits=ONE_THREAD),
+            lambda path=path: read_clip(path, FrameRequest(F, S), limits=ONE_THREAD),
             lambda path=path: decord_clip(path),
             5,
         )

@@ -24,7 +24,7 @@ def test_help_is_quick_and_names_every_command():
         start = time.perf_counter()
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         seconds.append(time.perf_counter() - start)
-    for name in ("score", "train", "convert", "make-tiny", "synth"):
+    for name in ("score", "demo", "train", "convert", "make-tiny", "synth"):
         assert name in text
     assert min(seconds) < 0.5
 
@@ -56,7 +56,8 @@ def test_version(capsys):
         (["score"], "required: FILE"),
         (["convert", "a", "b"], "--to"),
         (["convert", "a", "b", "--to", "tf"], "invalid choice: 'tf'"),
-        (["score", "a.mp4"], "name a model with --model DIR"),
+        (["demo", "o", "--sed", "1"], "unknown option '--sed'; did you mean '--seed'?"),
+        (["demo", "--seed", "-1"], "--seed"),
         (["train"], "required: CONFIG.yaml"),
         (["train", "none.yaml"], "none.yaml: cannot be read"),
         (["train", "configs/nano_cpu.yaml", "--run.stpes", "3"], "did you mean run.steps?"),
@@ -70,8 +71,3 @@ def test_wrong_usage_is_one_line_and_exit_code_2(argv, said, capsys):
     assert said in printed.err
     assert "Traceback" not in printed.err
     assert len(printed.err.strip().splitlines()) <= 2
-
-
-def test_missing_model_names_the_way_out(capsys):
-    assert run("score", "a.mp4") == 2
-    assert "make-tiny" in capsys.readouterr().err

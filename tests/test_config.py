@@ -15,6 +15,7 @@ from vqathinker_jax.config import (
     TrainConfig,
     diff_configs,
     load_config,
+    load_stages,
     save_config,
 )
 from vqathinker_jax.data.dataset import DataConfig, LabelSource
@@ -64,9 +65,9 @@ def test_the_papers_table_6():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_file_we_ship_loads_and_says_how_it_is_used(path, tmp_path):
-    config = load_config(path)
-    save_config(config, tmp_path / "saved.yaml")
-    assert load_config(tmp_path / "saved.yaml") == config
+    for stage in load_stages(path, tmp_path):
+        save_config(stage.config, tmp_path / "saved.yaml")
+        assert load_config(tmp_path / "saved.yaml") == stage.config
     header = path.read_text().split("\n\n")[0]
     name = path.relative_to(CONFIGS.parent).as_posix()
     assert f"vqathinker train {name} --output-dir" in header
@@ -145,6 +146,88 @@ def test_impossible_settings_name_the_key(minimal, overrides, message):
     with pytest.raises(ConfigError) as caught:
         load_config(minimal, overrides)
     assert message in str(caught.value)
+
+
+STAGES = """
+model: {vision: projector}
+run: {mode: grpo, steps: 7, videos_per_step: 3}
+video: {num_frames: 3}
+data: {train: {labels: train.csv, video_root: videos, scale: 1-5}}
+before:
+  model: {preset: tiny}
+  run: {mode: sft, steps: 5}
+"""
+
+
+def stages(tmp_path, text=STAGES, *overrides):
+    path = tmp_path / "two.yaml"
+    path.write_text(text)
+    return load_stages(path, tmp_path / "run", overrides)
+
+
+def test_a_stage_before_has_the_same_settings_but_for_its_changes(tmp_path):
+    first, main = stages(tmp_path)
+    assert (first.folder, main.folder) == (tmp_path / "run" / "before", tmp_path / "run")
+    start = str(tmp_path / "run" / "before" / "model")
+    assert diff_configs(first.config, main.config) == [
+        f"model.path: None -> {start}",
+        "model.preset: tiny -> None",
+        "run.mode: sft -> grpo",
+        "run.steps: 5 -> 7",
+    ]
+    assert first.config.run.videos_per_step == 3
+    assert first.config.video == main.config.video == dataclasses.replace(TRAINING, num_frames=3)
+
+
+def test_the_command_line_changes_both_stages_or_the_first_alone(tmp_path):
+    first, main = stages(
+        tmp_path, STAGES, "--data.train.labels", "other.csv", "--run.steps=11", "--run.seed", "2",
+        "--before.run.seed=13",
+    )  # fmt: skip
+    assert {stage.config.data.train.labels for stage in (first, main)} == {"other.csv"}
+    assert (first.config.run.steps, main.config.run.steps) == (5, 11)
+    assert (first.config.run.seed, main.config.run.seed) == (13, 2)
+
+
+def test_a_stage_before_is_extended_and_taken_back(tmp_path):
+    (tmp_path / "base.yaml").write_text(STAGES)
+    first, _ = stages(tmp_path, "extends: base.yaml\nbefore: {run: {epochs: 17}}")
+    assert (first.config.run.epochs, first.config.run.steps) == (17, 5)
+    (only,) = stages(tmp_path, "extends: base.yaml\nbefore: null\nmodel: {path: weights}")
+    assert (only.config.model.path, only.folder) == ("weights", tmp_path / "run")
+    (only,) = stages(tmp_path, MINIMAL)
+    assert only.config == SMALL
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (STAGES + "  rnu: {}", [], "two.yaml, line 9: before.rnu: unknown key; did you mean bef"),
+        (STAGES, ["--before.run.stepz", "1"], "line: before.run.stepz: unknown key; did you mean "
+         "before.run.steps?"),
+        (STAGES, ["--before.steps", "1"], "before.steps: unknown key; did you mean before.run.ste"),
+        (STAGES, ["--before.run.steps", "few"], "before.run.steps: expected a whole number"),
+        (STAGES, ["--before.run.steps", "0"], "before.run.steps: steps must be at least 1, got 0"),
+        (STAGES, ["--run.keep", "0"], "command line: run.keep: keep must be at least 1"),
+        (STAGES, ["--before", "sft"], "before: expected a section with changes"),
+        (STAGES, ["--before.model.preset", "null"], "before.model.preset: give either path or"),
+        (STAGES.replace("{preset: tiny}", "{}"), [], "before.model: give either path or preset"),
+        (STAGES, ["--model.path", "weights"], "command line: model.path: leave it out, or say "
+         "before.model.path: the main stage starts from the model of the stage under `before`"),
+        (STAGES.replace("{vision: projector}", "{preset: tiny}"), [], "line 2: model.preset: leav"),
+        (STAGES.replace("before:", "befor:"), [], "befor: unknown key; did you mean before?"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_stages_name_the_key(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        stages(tmp_path, text, *overrides)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_stages_are_refused_where_one_is_read(tmp_path):
+    (tmp_path / "two.yaml").write_text(STAGES)
+    with pytest.raises(ConfigError, match="before: this is a file of two stages"):
+        load_config(tmp_path / "two.yaml")
 
 
 def test_the_length_of_a_run():

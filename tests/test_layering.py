@@ -7,12 +7,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
-spec strict_yaml
+spec yaml_values strict_yaml
 records metrics parallel
-data.clip data.resize data.frames data.color data.container data.stills data.pyav
+data.clip data.resize data.fragments data.frames data.color data.container data.stills data.pyav
 data.decord data.video
-data.worker data.pool
-data.sources data.prompt data.perturb data.labels data.dataset
+data.worker data.pool data.cache data.reader
+data.sources data.prompt data.perturb data.labels data.augment data.dataset
 synthetic.textures synthetic.scenery synthetic.scenes
 synthetic.encoding synthetic.distortions synthetic.opinions
 synthetic.clips synthetic.collection synthetic.variants
@@ -23,17 +23,23 @@ models.generate models.logprobs models.packed models.presets
 weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.tokenizer
 weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
 weights.folder_writer weights.huggingface weights.checkpoint weights.streaming weights.convert
-weights.load weights.tiny
-rl.answers rl.responses rl.rewards rl.grpo rl.baselines
+weights.load weights.initial weights.small_tokenizer weights.tiny
+bundled
+rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
 results terminal
+rl.recorded_run rl.curves rl.figures rl.report
 inference
-rl.rollout rl.update
+rl.rollout rl.trainable rl.whitening rl.update
 config
 scoring
-rl.run_log rl.run_state rl.run_folder rl.stages rl.start rl.validation
+rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
+rl.stages rl.vocabulary rl.start rl.validation
 rl.run rl.sft rl.train
 api
-cli
+demo.folder demo.handful demo.training demo.outcome demo.page demo.run
+cli.parsing
+cli.score cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
+cli.command_line cli.__main__
 """
 
 ORDER = {name: i for i, name in enumerate(LAYERS.split())}

@@ -153,3 +153,29 @@ def test_equal_values_have_exactly_zero_spread():
 def test_masks_must_be_boolean():
     with pytest.raises(ValueError, match="bool"):
         metrics.masked_mean(jnp.ones(3), jnp.ones(3))
+
+
+def test_order_within_groups_by_hand():
+    # a: perfect; b: reversed, 1 - 6 * 8 / (3 * 8) = -1; c: not ordered; d: one pair exchanged, 0.5.
+    predictions = [1.0, 1.5, 9.0, 3.0, 2.0, 1.0, 4.0, 4.0, 4.0, 2.0, 1.0, 3.0]
+    targets = [1, 2, 3] * 4
+    groups = ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + ["d"] * 3
+    assert metrics.mean_srcc_within(predictions, targets, groups) == pytest.approx(0.5 / 4)
+    order = np.random.default_rng(0).permutation(12)
+    mixed = [np.asarray(values)[order] for values in (predictions, targets, groups)]
+    assert metrics.mean_srcc_within(*mixed) == pytest.approx(0.5 / 4)
+
+
+def test_ties_within_a_group_share_ranks():
+    # Ranks 1.5 1.5 3 against 1 2 3: 1.5 / sqrt(1.5 * 2).
+    expected = 1.5 / math.sqrt(3)
+    found = metrics.mean_srcc_within([1, 1, 2], [1, 2, 3], ["a", "a", "a"])
+    assert found == pytest.approx(expected)
+
+
+def test_groups_that_cannot_be_ordered():
+    assert math.isnan(metrics.mean_srcc_within([], [], []))
+    with pytest.raises(ValueError, match="group b have no order"):
+        metrics.mean_srcc_within([1, 2, 3], [1, 2, 2], ["a", "a", "b"])
+    with pytest.raises(ValueError, match="2 names of groups for 3 values"):
+        metrics.mean_srcc_within([1, 2, 3], [1, 2, 3], ["a", "a"])

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-import vqathinker_jax as vqt
 from tests.data.clips import pictures, write_clip
 from vqathinker_jax import cli, scoring
+from vqathinker_jax.data.clip import FrameRequest
 from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.inference import encode, normalize, respond
 from vqathinker_jax.scoring import ScoreSettings, representative
@@ -74,7 +74,7 @@ def test_score_is_the_answer_of_the_model_to_the_frames(small_model, clips):
     """The pipeline adds nothing: the same as its stages called by hand."""
     result = small_model.score(clips[0], SHORT)
     loaded, video = small_model.loaded, small_model.video
-    clip = read_clip(clips[0], video.num_frames, video.image_size)
+    clip = read_clip(clips[0], FrameRequest.of(video))
     pixels = normalize(clip.frames[None], "float32")
     ids = small_model.build_prompt()
     tokens = small_model.generate(ids, np.asarray(pixels), max_new_tokens=5)
@@ -214,11 +214,6 @@ def test_mistakes_are_one_line(model, options, said, small_folder, clips, tmp_pa
     assert "Traceback" not in printed.err
 
 
-def test_from_pretrained_without_a_model_names_the_way_out():
-    with pytest.raises(ValueError, match="make-tiny"):
-        vqt.from_pretrained()
-
-
 def test_real_clips(small_model, real_clips, tmp_path):
     """Every clip that is there gets its row, whatever its codec, rotation or frame rate."""
     paths = sorted(str(path) for path in real_clips.rglob("*") if path.is_file())
@@ -229,3 +224,15 @@ def test_real_clips(small_model, real_clips, tmp_path):
     assert facts["hdr10-video-with-sdr-container.mp4"]["bit_depth"] == 10
     warned = {os.path.basename(r.path) for r in results if any("HDR" in w for w in r.warnings)}
     assert warned == {"hdr10-video-with-sdr-container.mp4"}
+
+
+def test_batches_are_even():
+    assert [scoring.even_batch_size(count, 8) for count in (1, 8, 9, 16, 17)] == [1, 8, 5, 8, 6]
+
+
+def test_sampling_needs_something_to_draw_from(small_model):
+    asker = scoring.Asker(small_model.loaded, dataclasses.replace(SHORT, samples=2), 1)
+    size = small_model.video.image_size
+    frames = np.zeros((1, small_model.video.num_images, size, size, 3), np.uint8)
+    with pytest.raises(ValueError, match="sampled answers need an id"):
+        asker.ask(frames)

@@ -137,7 +137,7 @@ def test_errors_of_extended_files_name_them(tmp_path):
         (
             MINIMAL + "xyz: 1",
             "draw.yaml, line 2: xyz: unknown key; expected one of pen, size, second, title, copies,"
-            " extends",
+            " extends, before",
         ),
         (MINIMAL + "copies: 2\ncopies: 3", "draw.yaml, line 3: copies: is given twice"),
         ("pen: {colour: red, colour: red}", "draw.yaml, line 1: pen.colour: is given twice"),

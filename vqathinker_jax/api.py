@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vqathinker_jax import inference
+from vqathinker_jax.bundled import find_model, model_name
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
@@ -25,7 +26,6 @@ from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.scoring import ScoreSettings, score_many, settings_fingerprint
 from vqathinker_jax.spec import VIDEO_SPECS, VideoSpec
-from vqathinker_jax.weights.huggingface import resolve_model
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
@@ -34,6 +34,7 @@ LABELS = {
     "trained": "was trained by this package: trust it as far as its validation goes",
     "trained from random": "was trained from random weights: not calibrated to people",
     "nano": "is a nano model trained on synthetic distortions: not calibrated to people",
+    "trained from nano": "was trained from the nano model: trust it as far as its validation goes",
 }
 """What is said of a folder that labels itself."""
 
@@ -52,7 +53,7 @@ class VideoQualityModel:
 
     @property
     def name(self) -> str:
-        """The folder or hub id it was loaded from."""
+        """The folder or hub id it was loaded from; `nano` for the bundled model."""
         return self.loaded.name
 
     @property
@@ -109,7 +110,7 @@ class VideoQualityModel:
         """
         return self.loaded.build_prompt(question, num_frames, style)
 
-    def visual_tokens(self, pixels: Float[Array, "N F S S 3"]) -> Float[Array, "N F T D"]:
+    def visual_tokens(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T D"]:
         """Tower, pixel shuffle and projector: T tokens of decoder width for every frame."""
         model = self.loaded
         with model.precision():
@@ -118,7 +119,7 @@ class VideoQualityModel:
             )
         return tokens.astype(jnp.float32)
 
-    def motion_feature(self, pixels: Float[Array, "N F S S 3"]) -> Float[Array, "N M"]:
+    def motion_feature(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N M"]:
         """Pooled SlowFast features, slow channels then fast (M = 2304 as published)."""
         model = self.loaded
         with model.precision():
@@ -127,12 +128,12 @@ class VideoQualityModel:
             )
         return feature.astype(jnp.float32)
 
-    def motion_token(self, pixels: Float[Array, "N F S S 3"]) -> Float[Array, "N 1 D"]:
+    def motion_token(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N 1 D"]:
         """The motion features projected to decoder width."""
         return self._encode(pixels).motion.astype(jnp.float32)
 
     def logits(
-        self, input_ids: Int[Array, "N P"], pixels: Float[Array, "N F S S 3"]
+        self, input_ids: Int[Array, "N P"], pixels: Float[Array, "N I S S 3"]
     ) -> Float[Array, "N P V"]:
         """Logits after every prompt position.
 
@@ -158,7 +159,7 @@ class VideoQualityModel:
         self,
         input_ids: Int[Array, "N P"],
         completion_ids: Int[Array, "N C"],
-        pixels: Float[Array, "N F S S 3"],
+        pixels: Float[Array, "N I S S 3"],
     ) -> Float[Array, "N C"]:
         """Log-probability, natural log at temperature 1, of each completion token.
 
@@ -200,7 +201,7 @@ class VideoQualityModel:
     def generate(
         self,
         input_ids: Int[Array, "N P"],
-        pixels: Float[Array, "N F S S 3"],
+        pixels: Float[Array, "N I S S 3"],
         *,
         max_new_tokens: int = 1024,
         temperature: float = 0.0,
@@ -240,7 +241,7 @@ class VideoQualityModel:
         """The text of generated ids, as results show it."""
         return inference.decode_text(self.loaded, np.asarray(token_ids))
 
-    def _encode(self, pixels: Float[Array, "N F S S 3"]) -> inference.EncodedVideos:
+    def _encode(self, pixels: Float[Array, "N I S S 3"]) -> inference.EncodedVideos:
         model = self.loaded
         with model.precision():
             return inference.encode(
@@ -249,12 +250,14 @@ class VideoQualityModel:
 
 
 def video_spec(
-    model: str | os.PathLike, geometry: str | None = None, overrides: dict[str, int] | None = None
+    model: str | os.PathLike | None = None,
+    geometry: str | None = None,
+    overrides: dict[str, int] | None = None,
 ) -> VideoSpec:
     """The geometry to see clips in.
 
     Args:
-      model: the folder or hub id, whose own geometry is the default.
+      model: the folder or hub id, whose own geometry is the default; None: the bundled model.
       geometry: a name in `VIDEO_SPECS` to start from instead.
       overrides: fields of `VideoSpec` to change.
 
@@ -265,7 +268,7 @@ def video_spec(
 
     from vqathinker_jax.weights.load import read_any_config
 
-    base = VIDEO_SPECS[geometry] if geometry else read_any_config(resolve_model(model)).video
+    base = VIDEO_SPECS[geometry] if geometry else read_any_config(find_model(model)).video
     return dataclasses.replace(base, **(overrides or {}))
 
 
@@ -276,31 +279,27 @@ def from_pretrained(
     video: VideoSpec | None = None,
     mesh: Mesh | None = None,
 ) -> VideoQualityModel:
-    """Loads a model.
+    """Loads a model; without argument, the bundled nano model.
 
     Args:
       model: a folder in the published layout, a plain InternVL3 folder, a transformers-native
         (-hf) folder, or a checkpoint made by `convert`; an existing path wins, `owner/name` that is
-        no path is a hub id.
+        no path is a hub id. None: the small model that ships inside the package, trained on
+        synthetic distortions and not calibrated to people.
       dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, float32 on a CPU.
       video: the geometry; default, the folder's own, which is the published inference geometry
         unless it says otherwise.
       mesh: where the parameters live (`parallel.make_mesh`); default, one device.
 
     Raises:
-      ValueError: no model named, a folder that cannot be read (every problem listed), or a geometry
-        that the model cannot see.
+      ValueError: a folder that cannot be read (every problem listed), a geometry that the model
+        cannot see, or None where the package was installed without its model.
     """
-    if model is None:
-        raise ValueError(
-            "name a model folder: from_pretrained('DIR'); `vqathinker make-tiny DIR` makes a "
-            "random one to try, `--model` names one on the command line"
-        )
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    folder = resolve_model(model)
+    folder = find_model(model)
     loaded = load_any(folder, mesh=mesh, dtype=dtype)
     tokenizer = load_tokenizer(loaded.source_files)
     config = loaded.config
@@ -321,7 +320,7 @@ def from_pretrained(
             video=video,
             tokenizer=tokenizer,
             dtype=dtype,
-            name=os.fspath(model),
+            name=model_name(model),
             kind=config.kind,
             fingerprint=folder_fingerprint(folder),
             prompt_style=config.prompt_style,

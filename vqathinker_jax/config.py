@@ -12,18 +12,21 @@ from vqathinker_jax.rl.grpo import AdvantageConfig
 from vqathinker_jax.rl.responses import SftConfig
 from vqathinker_jax.rl.rewards import RewardConfig
 from vqathinker_jax.rl.rollout import RolloutConfig
-from vqathinker_jax.rl.update import TRAINED_PARTS, ObjectiveConfig, OptimizerConfig
+from vqathinker_jax.rl.trainable import MOTION, VISION_PARTS
+from vqathinker_jax.rl.update import ObjectiveConfig, OptimizerConfig
 from vqathinker_jax.spec import TRAINING, VIDEO_SPECS, VideoSpec
-from vqathinker_jax.strict_yaml import ConfigError, Settings, flatten, to_yaml
+from vqathinker_jax.strict_yaml import BEFORE, ConfigError, Settings, flatten, to_yaml
 
 __all__ = [
     "ConfigError",
     "MeshConfig",
     "ModelConfig",
     "RunConfig",
+    "Stage",
     "TrainConfig",
     "diff_configs",
     "load_config",
+    "load_stages",
     "save_config",
 ]
 
@@ -43,9 +46,10 @@ class ModelConfig:
     path: str | None = None
     """Folder or checkpoint to start from."""
     preset: str | None = None
-    """Or a name in `PRESETS`: random weights; needs `tokenizer`."""
+    """Or a name in `PRESETS`: random weights."""
     tokenizer: str | None = None
-    """Folder that holds the tokenizer of a preset; a model at `path` has its own."""
+    """Folder with the tokenizer of a preset; None: a small one, of the words of prompts and
+    composed answers. A model at `path` has its own."""
     slowfast: str | None = None
     """`SLOWFAST_8x8_R50.pyth`, for a folder that has no motion encoder."""
     param_dtype: str = "float32"
@@ -53,7 +57,14 @@ class ModelConfig:
     dtype: str = "bfloat16"
     """In which passes are computed."""
     vision: str = "full"
-    """What trains besides the decoder: `full` (tower and projectors), `projector`, or `frozen`."""
+    """What trains besides the decoder: `full` (tower and projectors), `layers` (the same but for
+    the patch embedding), `projector`, or `frozen`."""
+    motion: str = "frozen"
+    """Whether SlowFast trains: `frozen`, or `layers` (all of it but its stems, and only in
+    SFT): for a preset, which has no pretrained one."""
+    whiten: bool = False
+    """Whether a preset's patch embedding and SlowFast stems start as random mixtures of the
+    whitened principal components of the training clips instead of noise (`rl/whitening.py`)."""
     remat: str = "names"
     """What of the forward pass is kept for the backward pass: `none` recomputes nothing."""
 
@@ -62,12 +73,15 @@ class ModelConfig:
             raise ValueError("give either path or preset, and not both")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {self.preset!r}")
-        if (self.preset is None) != (self.tokenizer is None):
-            raise ValueError("tokenizer goes with preset, and preset needs it")
+        if self.whiten and self.preset is None:
+            raise ValueError("whiten is for a preset: a model at path has its own filters")
+        if self.preset is None and self.tokenizer is not None:
+            raise ValueError("tokenizer goes with preset: a model at path has its own")
         for name, known in (
             ("param_dtype", DTYPES),
             ("dtype", DTYPES),
-            ("vision", tuple(TRAINED_PARTS)),
+            ("vision", tuple(VISION_PARTS)),
+            ("motion", MOTION),
             ("remat", REMATS),
         ):
             if getattr(self, name) not in known:
@@ -105,6 +119,8 @@ class RunConfig:
     """First videos of the validation labels that are scored; 0: all."""
     log_rollouts: int = 1
     """Videos per step whose responses are written to the log in full."""
+    tensorboard: bool = False
+    """Whether the numbers of every step go to RUN/tensorboard too (extra `tensorboard`)."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -187,6 +203,8 @@ class TrainConfig:
                 f"run.micro_batch {self.run.micro_batch} is not a multiple of mesh.data x "
                 f"mesh.fsdp = {rows}: a group is never split over devices"
             )
+        if self.run.mode == "grpo" and self.model.motion != "frozen":
+            raise ValueError("model.motion must be frozen in GRPO: rewards do not train SlowFast")
         if self.run.validate_every and self.data.validation is None:
             raise ValueError("run.validate_every is set, but there is no data.validation")
         if self.reward.partners == "one" and self.run.videos_per_step < 2:
@@ -204,6 +222,15 @@ class TrainConfig:
         return dataclasses.replace(self.optimizer, total_steps=total)
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of the trainings of a run."""
+
+    config: TrainConfig
+    folder: Path
+    """Gets what a run writes, `model` last."""
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Reads a run's configuration.
 
@@ -216,12 +243,56 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises:
       ConfigError: anything unknown, of the wrong type or impossible; one line that says where,
-        which key, what was expected and, for a misspelt name, the nearest right one.
+        which key, what was expected and, for a misspelt name, the nearest right one. Also for two
+        stages, which `load_stages` reads.
     """
+    settings = _read(path, overrides)
+    if settings.stage_before() is not None:
+        raise ConfigError(f"{path}: {BEFORE}: this is a file of two stages, and one is asked for")
+    return settings.build()
+
+
+def load_stages(
+    path: str | Path, run_dir: Path, overrides: Sequence[str] = ()
+) -> tuple[Stage, ...]:
+    """Reads a run of one stage, or of two: `before: ...` makes another stage come first.
+
+    The first stage has the settings of the file, and of the command line, with the changes under
+    `before` on top (`--before.run.steps 100` on the command line). It is a run of its own in
+    RUN/before, and the main stage starts from the model that it leaves. `before: null` takes back
+    what an extended file said.
+
+    Args:
+      path: as in `load_config`.
+      run_dir: RUN, the folder of the main stage.
+      overrides: as in `load_config`.
+
+    Returns:
+      The stages in the order in which they are trained.
+
+    Raises:
+      ConfigError: as `load_config`; also where the main stage of two names a model itself.
+    """
+    settings = _read(path, overrides)
+    earlier = settings.stage_before()
+    if earlier is None:
+        return (Stage(settings.build(), run_dir),)
+    for key in ("model.path", "model.preset"):
+        settings.refuse(
+            key,
+            f"leave it out, or say {BEFORE}.{key}: the main stage starts from the model of the "
+            f"stage under `{BEFORE}`",
+        )
+    first = Stage(earlier.build(), run_dir / BEFORE)
+    settings.put("model", "path", str((first.folder / "model").absolute()))
+    return first, Stage(settings.build(), run_dir)
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> Settings:
     settings = Settings(TrainConfig, {VideoSpec: VIDEO_SPECS})
     settings.read_file(Path(path))
     settings.read_arguments(overrides)
-    return settings.build()
+    return settings
 
 
 def save_config(config: TrainConfig, path: str | Path) -> None:

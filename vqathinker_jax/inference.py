@@ -36,8 +36,8 @@ from vqathinker_jax.spec import VideoSpec
 class EncodedVideos:
     """What the decoder sees of N videos."""
 
-    visual: Float[Array, "N F T D"]
-    """Visual tokens of every frame, compute dtype."""
+    visual: Float[Array, "N I T D"]
+    """Visual tokens of every image, the frames' before the details', compute dtype."""
     motion: Float[Array, "N 1 D"]
     """The motion token, compute dtype."""
 
@@ -78,6 +78,7 @@ class LoadedModel:
             tokens_per_frame=self.tokens_per_frame,
             style=self.prompt_style if style is None else style,
             question=question,
+            num_details=self.video.num_details,
         )
         return encode_prompt(self.tokenizer, text)
 
@@ -87,12 +88,12 @@ class LoadedModel:
             return jax.default_matmul_precision("highest")
         return contextlib.nullcontext()
 
-    def check_pixels(self, pixels: np.ndarray | Array) -> Float[Array, "N F S S 3"]:
+    def check_pixels(self, pixels: np.ndarray | Array) -> Float[Array, "N I S S 3"]:
         """Casts normalised pixels to the compute dtype.
 
         Raises:
           TypeError: integer pixels, which have not been normalised, or no array.
-          ValueError: a shape other than [N, F, S, S, 3] of this model's geometry.
+          ValueError: a shape other than [N, I, S, S, 3] of this model's geometry.
         """
         if not isinstance(pixels, np.ndarray | jax.Array):
             raise TypeError(f"pixels must be a NumPy or JAX array, got {type(pixels).__name__}")
@@ -102,7 +103,7 @@ class LoadedModel:
                 "vqathinker_jax.models.pixels.normalize_pixels makes them from uint8 frames"
             )
         side = self.video.image_size
-        wanted = (self.video.num_frames, side, side, 3)
+        wanted = (self.video.num_images, side, side, 3)
         if pixels.ndim != 5 or pixels.shape[1:] != wanted or not len(pixels):
             raise ValueError(
                 f"pixels must be [N, {', '.join(map(str, wanted))}], got {list(pixels.shape)}"
@@ -127,7 +128,7 @@ class LoadedModel:
             raise ValueError(f"{len(ids)} prompts for {num_videos} videos")
         if ids.min() < 0 or ids.max() >= self.cfg.decoder.vocab_size:
             raise ValueError(f"token ids must lie in [0, {self.cfg.decoder.vocab_size})")
-        check_placeholders(ids, self.video.num_frames, self.tokens_per_frame, self.context_id)
+        check_placeholders(ids, self.video.num_images, self.tokens_per_frame, self.context_id)
         return np.broadcast_to(ids.astype(np.int32), (num_videos, ids.shape[1]))
 
 
@@ -135,22 +136,22 @@ class LoadedModel:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def normalize(frames: UInt8[Array, "N F S S 3"], dtype: str) -> Float[Array, "N F S S 3"]:
-    """uint8 frames to normalised pixels of the compute dtype."""
+def normalize(frames: UInt8[Array, "N I S S 3"], dtype: str) -> Float[Array, "N I S S 3"]:
+    """uint8 images to normalised pixels of the compute dtype."""
     return normalize_pixels(frames).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
 def visual_tokens(
-    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N F S S 3"]
-) -> Float[Array, "N F T D"]:
+    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N I S S 3"]
+) -> Float[Array, "N I T D"]:
     """`VQAThinker.visual_tokens`, compiled."""
     return nnx.merge(graphdef, state).visual_tokens(pixels)
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "video"))
 def motion_feature(
-    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N I S S 3"], video: VideoSpec
 ) -> Float[Array, "N M"]:
     """`VQAThinker.motion_feature`, compiled."""
     return nnx.merge(graphdef, state).motion_feature(pixels, video)
@@ -158,9 +159,9 @@ def motion_feature(
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "video"))
 def encode(
-    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N I S S 3"], video: VideoSpec
 ) -> EncodedVideos:
-    """Both encoders: frames to visual tokens, the clip to its motion token."""
+    """Both encoders: images to visual tokens, the clip to its motion token."""
     model = nnx.merge(graphdef, state)
     return EncodedVideos(model.visual_tokens(pixels), model.motion_token(pixels, video))
 

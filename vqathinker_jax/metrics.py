@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +168,37 @@ def srcc(predictions: ArrayLike, targets: ArrayLike) -> float:
     """
     x, y = _pair(predictions, targets)
     return plcc(average_ranks(x), average_ranks(y))
+
+
+def mean_srcc_within(predictions: ArrayLike, targets: ArrayLike, groups: Sequence[str]) -> float:
+    """The mean over groups of the SRCC inside each: how well the members of a group are ordered.
+
+    A group whose predictions are all equal counts as 0, for it has not been ordered at all.
+
+    Args:
+      predictions, targets: [N].
+      groups: [N], the name of the group of each.
+
+    Returns:
+      In [-1, 1]; NaN without any value.
+
+    Raises:
+      ValueError: as `plcc`, not one name a value, or a group whose targets have no order.
+
+    >>> mean_srcc_within([1.0, 2.0, 5.0, 5.0], [1, 2, 1, 2], ["a", "a", "b", "b"])
+    0.5
+    """
+    x, y = _pair(predictions, targets)
+    names = np.asarray(groups)
+    if names.shape != x.shape:
+        raise ValueError(f"{len(names)} names of groups for {len(x)} values")
+    within = []
+    for name in np.unique(names):
+        members = names == name
+        if _is_constant(y[members]):
+            raise ValueError(f"the targets of group {name} have no order")
+        within.append(0.0 if _is_constant(x[members]) else srcc(x[members], y[members]))
+    return math.fsum(within) / len(within) if within else math.nan
 
 
 def krcc(predictions: ArrayLike, targets: ArrayLike) -> float:

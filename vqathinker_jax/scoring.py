@@ -15,8 +15,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8, UInt32
 
-from vqathinker_jax.data.clip import printable
+from vqathinker_jax.data.clip import FrameRequest, printable
 from vqathinker_jax.data.pool import DecodePool
 from vqathinker_jax.data.video import Clip, VideoError
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, respond
@@ -136,15 +137,12 @@ def score_many(
     """
     if not paths:
         return
-    # As even as they can be: a short last batch is filled up, which costs as much as a full one.
-    num_batches = math.ceil(len(paths) / settings.batch_size)
-    batch_size = math.ceil(len(paths) / num_batches)
+    batch_size = even_batch_size(len(paths), settings.batch_size)
     asker = Asker(model, settings, batch_size)
     ahead = settings.num_workers + batch_size
     with DecodePool(
         num_workers=min(settings.num_workers, len(paths)),
-        num_frames=model.video.num_frames,
-        image_size=model.video.image_size,
+        request=FrameRequest.of(model.video),
         decoder=settings.decoder,
         timeout_s=settings.timeout_s,
         memory_bytes=settings.memory_bytes,
@@ -208,19 +206,32 @@ class Asker:
         """The result of a file that could not be decoded."""
         return ScoreResult(path=path, status="error", error=message, **self._provenance(stamp))
 
-    def _ask(self, decoded: Sequence[_Decoded]) -> list[tuple[str, ...]]:
-        """The K responses to each clip. A short batch is filled up, so that nothing recompiles."""
-        filled = [*decoded, *decoded[-1:] * (self.batch_size - len(decoded))]
-        frames = np.stack([item.clip.frames for item in filled])
+    def ask(
+        self, frames: UInt8[np.ndarray, "N I S S 3"], ids: UInt32[np.ndarray, "N"] | None = None
+    ) -> list[tuple[str, ...]]:
+        """The K responses to each clip.
+
+        Args:
+          frames: at most `batch_size` clips. A short batch is filled up, so that nothing
+            recompiles.
+          ids: what the random draws of each clip depend on; None will do where asking is greedy.
+
+        Raises:
+          ValueError: no ids to sample with.
+        """
+        num = len(frames)
+        places = np.minimum(np.arange(self.batch_size), num - 1)
         keys = None
         if not self.sampling.is_greedy:
-            ids = np.array([video_id(item.path, item.stamp) for item in filled], np.uint32)
-            keys = jax.vmap(lambda index: jax.random.fold_in(self.root, index))(jnp.asarray(ids))
+            if ids is None:
+                raise ValueError("sampled answers need an id for every clip")
+            draw = jnp.asarray(ids[places])
+            keys = jax.vmap(lambda index: jax.random.fold_in(self.root, index))(draw)
         model = self.model
         with model.precision():
-            pixels = normalize(frames, model.dtype)
+            pixels = normalize(frames[places], model.dtype)
             encoded = encode(model.graphdef, model.state, pixels, model.video)
-            prompts = np.broadcast_to(self.prompt, (len(filled), len(self.prompt)))
+            prompts = np.broadcast_to(self.prompt, (self.batch_size, len(self.prompt)))
             generation = respond(
                 model, prompts, encoded, keys, self.settings.samples, self.sampling
             )
@@ -230,8 +241,12 @@ class Asker:
                 decode_text(model, row[:length])
                 for row, length in zip(tokens[i], lengths[i], strict=True)
             )
-            for i in range(len(decoded))
+            for i in range(num)
         ]
+
+    def _ask(self, decoded: Sequence[_Decoded]) -> list[tuple[str, ...]]:
+        ids = np.array([video_id(item.path, item.stamp) for item in decoded], np.uint32)
+        return self.ask(np.stack([item.clip.frames for item in decoded]), ids)
 
     def _result(self, item: _Decoded, responses: tuple[str, ...]) -> ScoreResult:
         scores = tuple(parse_response(text).score for text in responses)
@@ -273,6 +288,17 @@ class Asker:
             "size": stamp[0],
             "mtime_ns": stamp[1],
         }
+
+
+def even_batch_size(count: int, largest: int) -> int:
+    """The size of the fewest batches of at most `largest`, as even as they can be.
+
+    A short last batch is filled up, which costs as much as a full one.
+
+    >>> even_batch_size(9, 8)
+    5
+    """
+    return math.ceil(count / math.ceil(count / largest))
 
 
 def representative(scores: Sequence[float | None], mean: float | None) -> int:

@@ -6,50 +6,37 @@ of the dataclasses fill the rest.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import functools
-import math
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from vqathinker_jax.yaml_values import (
+    COMMAND_LINE,
+    TAG,
+    ConfigError,
+    all_keys,
+    compose,
+    convert,
+    described,
+    entries_of,
+    hints_of,
+    nested_class,
+    place_of,
+    text_of,
+)
+
 C = TypeVar("C")
 
 EXTENDS = "extends"
 """Top-level key naming the file, relative to this one, whose settings this one changes."""
-COMMAND_LINE = "command line"
-
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_TAG = "tag:yaml.org,2002:"
-_NO_VALUE = object()
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    types.NoneType: "null",
-}
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be used; one line: where, which key, what was expected."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads nodes only, and no aliases: they could make a small file endless."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise ConfigError(f"{self.name}, line {mark.line + 1}: aliases (*name) are not read")
-        return super().compose_node(parent, index)
+BEFORE = "before"
+"""Top-level key holding changes to these settings for a stage that comes before theirs."""
 
 
 class Settings:
@@ -65,7 +52,10 @@ class Settings:
         self._cls = cls
         self._named = named or {}
         self._values: dict[str, Any] = {}
-        self._origins: dict[str, str] = {}
+        self._origins: dict[str, tuple[str, str]] = {}
+        """Key -> where it was set, and as what: with `before.` if for that stage alone."""
+        self._before: list[Mapping[str, yaml.Node]] = []
+        self._label = ""
         self._name = COMMAND_LINE
 
     def read_file(self, path: Path, extended_by: tuple[Path, ...] = ()) -> None:
@@ -82,17 +72,17 @@ class Settings:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError(f"{path}: cannot be read ({reason})") from None
-        node = _compose(text, str(path))
+        node = compose(text, str(path))
         if node is None:
-            node = yaml.MappingNode(f"{_TAG}map", [])
+            node = yaml.MappingNode(f"{TAG}map", [])
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: expected `key: value` lines, got {_shown(node)}")
-        entries = _entries(node, "")
+            raise ConfigError(f"{path}: expected `key: value` lines, got {text_of(node)}")
+        entries = entries_of(node, "")
         if EXTENDS in entries:
-            base = _convert(str, entries.pop(EXTENDS), EXTENDS)
+            base = convert(str, entries.pop(EXTENDS), EXTENDS)
             self.read_file(path.parent / base, (*extended_by, path.resolve()))
             self._name = str(path)
-        self._set_all(self._cls, entries, self._values, "")
+        self._add(entries)
 
     def read_arguments(self, arguments: Sequence[str]) -> None:
         """Adds `--a.b value` and `--a.b=value` pairs; values are YAML.
@@ -111,14 +101,59 @@ class Settings:
                 if not rest or rest[0].startswith("--"):
                     raise ConfigError(f"{COMMAND_LINE}: --{key}: needs a value")
                 value = rest.pop(0)
-            node = _compose(value, COMMAND_LINE)
+            node = compose(value, COMMAND_LINE)
             if node is None:
                 raise ConfigError(f"{COMMAND_LINE}: --{key}: needs a value")
             for part in reversed(key.split(".")):
                 mark = node.start_mark
-                name = yaml.ScalarNode(f"{_TAG}str", part, mark, mark)
-                node = yaml.MappingNode(f"{_TAG}map", [(name, node)], mark, mark)
-            self._set_all(self._cls, _entries(node, ""), self._values, "")
+                name = yaml.ScalarNode(f"{TAG}str", part, mark, mark)
+                node = yaml.MappingNode(f"{TAG}map", [(name, node)], mark, mark)
+            self._add(entries_of(node, ""))
+
+    def _add(self, entries: dict[str, yaml.Node]) -> None:
+        if BEFORE in entries:
+            node = entries.pop(BEFORE)
+            if isinstance(node, yaml.MappingNode):
+                self._before.append(entries_of(node, f"{BEFORE}."))
+            elif node.tag == f"{TAG}null":
+                self._before.clear()
+            else:
+                raise ConfigError(
+                    f"{place_of(node)}: {BEFORE}: expected a section with changes to these "
+                    f"settings, or null, got {text_of(node)}"
+                )
+        self._set_all(self._cls, entries, self._values, "")
+
+    def stage_before(self) -> Settings | None:
+        """The settings of the stage that comes first: these, with what `before` changes on top.
+
+        None where nothing was said of such a stage, or `before: null` last.
+
+        Raises:
+          ConfigError: `before` sets something that there is not.
+        """
+        if not self._before:
+            return None
+        stage = Settings(self._cls, self._named)
+        stage._values = copy.deepcopy(self._values)
+        stage._origins = dict(self._origins)
+        stage._label, stage._name = f"{BEFORE}.", self._name
+        for entries in self._before:
+            stage._set_all(self._cls, entries, stage._values, stage._label)
+        return stage
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Raises ConfigError where a key was set to anything but null."""
+        value: Any = self._values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            where, shown = self._origins[key]
+            raise ConfigError(f"{where}: {shown}: {reason}")
+
+    def put(self, section: str, name: str, value: Any) -> None:
+        """Sets a key that is not for the user to set."""
+        self._values.setdefault(section, {})[name] = value
 
     def build(self) -> Any:
         """The configuration.
@@ -131,17 +166,17 @@ class Settings:
     def _set_all(
         self, cls: type, entries: Mapping[str, yaml.Node], values: dict[str, Any], prefix: str
     ) -> None:
-        hints = _hints(cls)
+        hints = hints_of(cls)
         for name, node in entries.items():
             key = prefix + name
             if name not in hints:
-                raise ConfigError(f"{_where(node)}: {key}: {self._no_such_key(cls, key)}")
-            self._origins[key] = _where(node)
-            nested = _nested_class(hints[name])
+                raise ConfigError(f"{place_of(node)}: {key}: {self._no_such_key(cls, key)}")
+            self._origins[key.removeprefix(self._label)] = (place_of(node), key)
+            nested = nested_class(hints[name])
             if nested is not None and isinstance(node, yaml.MappingNode):
                 if not isinstance(values.get(name), dict):
                     values[name] = {}
-                self._set_all(nested, _entries(node, f"{key}."), values[name], f"{key}.")
+                self._set_all(nested, entries_of(node, f"{key}."), values[name], f"{key}.")
             elif nested in self._named and not isinstance(node, yaml.SequenceNode):
                 choices = self._named[nested]
                 if node.value not in choices:
@@ -149,19 +184,21 @@ class Settings:
                     close = difflib.get_close_matches(node.value, list(choices), n=1)
                     hint = f"; did you mean {close[0]}?" if close else ""
                     raise ConfigError(
-                        f"{_where(node)}: {key}: expected {expected}, got {_shown(node)}{hint}"
+                        f"{place_of(node)}: {key}: expected {expected}, got {text_of(node)}{hint}"
                     )
                 values[name] = dataclasses.asdict(choices[node.value])
             else:
-                values[name] = _convert(hints[name], node, key)
+                values[name] = convert(hints[name], node, key)
 
     def _no_such_key(self, cls: type, key: str) -> str:
         prefix, dot, name = key.rpartition(".")
-        siblings = {known: prefix + dot + known for known in _hints(cls)}
+        siblings = {known: prefix + dot + known for known in hints_of(cls)}
         if not prefix:
-            siblings[EXTENDS] = EXTENDS
+            siblings |= {EXTENDS: EXTENDS, BEFORE: BEFORE}
         # Failing a neighbour, perhaps the right name in the wrong section.
-        elsewhere = {known.rpartition(".")[2]: known for known in reversed(_all_keys(self._cls))}
+        elsewhere = {
+            known.rpartition(".")[2]: self._label + known for known in reversed(all_keys(self._cls))
+        }
         for names, cutoff in ((siblings, 0.6), (elsewhere, 0.75)):
             close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
             if close:
@@ -174,7 +211,7 @@ class Settings:
             key, name = prefix + field.name, field.name
             # A section that is given in part changes its parent's default, where there is one.
             fallback = field.default if default is None else getattr(default, name)
-            nested = _nested_class(_hints(cls)[name])
+            nested = nested_class(hints_of(cls)[name])
             if isinstance(values.get(name), dict):
                 base = fallback if isinstance(fallback, nested) else None
                 arguments[name] = self._build(nested, values[name], base, f"{key}.")
@@ -185,8 +222,10 @@ class Settings:
             elif nested is not None:
                 arguments[name] = self._build(nested, {}, None, f"{key}.")
             else:
-                expected = _described(_hints(cls)[name])
-                raise ConfigError(f"{self._name}: {key}: is missing, expected {expected}")
+                expected = described(hints_of(cls)[name])
+                raise ConfigError(
+                    f"{self._name}: {self._label}{key}: is missing, expected {expected}"
+                )
         try:
             return cls(**arguments)
         except ValueError as error:
@@ -197,15 +236,16 @@ class Settings:
     def _culprit(self, prefix: str, message: str) -> tuple[str, str]:
         """Where the first key that a message names was set, and that key."""
         found = []
-        for key, where in self._origins.items():
+        for key, (where, shown) in self._origins.items():
             relative = key.removeprefix(prefix)
             match = re.search(rf"(?<![\w.]){re.escape(relative)}(?!\w|\.\w)", message)
             if key.startswith(prefix) and match:
-                found.append((match.start(), where, f"{key}: "))
+                found.append((match.start(), where, f"{shown}: "))
         if found:
             return min(found)[1:]
         section = prefix.removesuffix(".")
-        return self._origins.get(section, self._name), f"{section}: " if section else ""
+        where, shown = self._origins.get(section, (self._name, self._label + section))
+        return where, f"{shown}: " if section else ""
 
 
 def to_yaml(config: Any) -> str:
@@ -225,138 +265,6 @@ def flatten(config: Any) -> dict[str, Any]:
         else:
             flat[field.name] = value
     return flat
-
-
-def _compose(text: str, name: str) -> yaml.Node | None:
-    """The one document of a text as nodes, None for an empty one."""
-    try:
-        loader = _Loader(text)
-        # Marks carry the name, so every node knows where it comes from.
-        loader.name = name
-        return loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise ConfigError(f"{name}, line {mark.line + 1}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{name}: nested too deeply") from None
-
-
-def _entries(node: yaml.MappingNode, prefix: str) -> dict[str, yaml.Node]:
-    """Key -> value; raises ConfigError on a key that is no text or is given twice."""
-    entries = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"{_where(key)}: {prefix or 'key'}: expected a name as key")
-        if key.value in entries:
-            raise ConfigError(f"{_where(key)}: {prefix}{key.value}: is given twice")
-        entries[key.value] = value
-    return entries
-
-
-def _convert(kind: Any, node: yaml.Node, key: str) -> Any:
-    value = _value(kind, node)
-    if value is _NO_VALUE:
-        hint = ""
-        if str in _members(kind) and isinstance(node, yaml.ScalarNode) and node.value:
-            hint = f' (as text, put it in quotes: "{node.value}")'
-        raise ConfigError(
-            f"{_where(node)}: {key}: expected {_described(kind)}, got {_shown(node)}{hint}"
-        )
-    return value
-
-
-def _value(kind: Any, node: yaml.Node) -> Any:
-    """The node as a value of that type, or `_NO_VALUE`."""
-    for member in _members(kind):
-        if typing.get_origin(member) is tuple:
-            value = _tuple(member, node)
-        elif isinstance(node, yaml.ScalarNode) and not dataclasses.is_dataclass(member):
-            value = _scalar(member, node)
-        else:
-            value = _NO_VALUE
-        if value is not _NO_VALUE:
-            return value
-    return _NO_VALUE
-
-
-def _tuple(kind: Any, node: yaml.Node) -> Any:
-    if not isinstance(node, yaml.SequenceNode):
-        return _NO_VALUE
-    kinds = typing.get_args(kind)
-    if kinds[-1] is Ellipsis:
-        kinds = kinds[:1] * len(node.value)
-    if len(kinds) != len(node.value):
-        return _NO_VALUE
-    values = tuple(_value(inner, item) for inner, item in zip(kinds, node.value, strict=True))
-    return _NO_VALUE if any(value is _NO_VALUE for value in values) else values
-
-
-def _scalar(kind: type, node: yaml.ScalarNode) -> Any:
-    # YAML 1.1 reads 1e-6 as text, 010 as 8 and 1:30 as 90: numbers are read by our own patterns.
-    is_plain, tag, text = node.style is None, node.tag.removeprefix(_TAG), node.value
-    if kind is bool and tag == "bool" and is_plain:
-        return yaml.SafeLoader.bool_values.get(text.lower(), _NO_VALUE)
-    if kind is int and is_plain and _INTEGER.fullmatch(text):
-        return int(text)
-    if kind is float and is_plain and _FLOAT.fullmatch(text) and math.isfinite(float(text)):
-        return float(text)
-    if kind is str and tag in ("str", "timestamp"):
-        return text
-    if kind is types.NoneType and tag == "null":
-        return None
-    return _NO_VALUE
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-def _members(kind: Any) -> tuple:
-    is_union = typing.get_origin(kind) in (types.UnionType, typing.Union)
-    return typing.get_args(kind) if is_union else (kind,)
-
-
-def _nested_class(kind: Any) -> type | None:
-    return next((member for member in _members(kind) if dataclasses.is_dataclass(member)), None)
-
-
-def _all_keys(cls: type, prefix: str = "") -> list[str]:
-    keys = []
-    for name, kind in _hints(cls).items():
-        keys.append(prefix + name)
-        if (nested := _nested_class(kind)) is not None:
-            keys += _all_keys(nested, f"{prefix}{name}.")
-    return keys
-
-
-def _described(kind: Any) -> str:
-    names = []
-    for member in _members(kind):
-        if typing.get_origin(member) is tuple:
-            inner = ", ".join(_NAMES.get(arg, "...") for arg in typing.get_args(member))
-            names.append(f"a list [{inner}]")
-        elif dataclasses.is_dataclass(member):
-            names.append("a section with " + ", ".join(_hints(member)))
-        else:
-            names.append(_NAMES[member])
-    return " or ".join(names)
-
-
-def _where(node: yaml.Node) -> str:
-    mark = node.start_mark
-    return mark.name if mark.name == COMMAND_LINE else f"{mark.name}, line {mark.line + 1}"
-
-
-def _shown(node: yaml.Node) -> str:
-    if isinstance(node, yaml.MappingNode):
-        return "a section"
-    if isinstance(node, yaml.SequenceNode):
-        return f"a list of {len(node.value)}"
-    return repr(node.value) if node.value else "nothing"
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 from tests.data.clips import pictures, write_clip
+from vqathinker_jax.data import reader
+from vqathinker_jax.data.augment import augment, draw_view
+from vqathinker_jax.data.cache import CacheError
+from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.dataset import (
     FEWEST_SEEN,
     DataConfig,
@@ -170,6 +174,67 @@ def test_processes_together_read_the_batches_of_one(readable):
         assert whole.ids == left.ids + right.ids
 
 
+def test_what_is_kept_is_not_decoded_again(videos, tmp_path, monkeypatch):
+    plain, cfg = take(videos, 6), config(cache=str(tmp_path / "frames"))
+    assert_same(take(videos, 6, cfg), plain)
+    decoded = []
+
+    def refuse(path, *_, **__):
+        decoded.append(path)
+        raise VideoError.of(path, "was decoded again")
+
+    monkeypatch.setattr(reader, "read_clip", refuse)
+    assert_same(take(videos, 6, cfg), plain)
+    assert set(decoded) == {videos[BROKEN].path}
+
+
+def test_workers_may_share_the_kept_images(videos, tmp_path):
+    cfg = config(cache=str(tmp_path / "frames"), num_workers=2)
+    plain = take(videos, 6)
+    for _ in range(2):
+        assert_same(take(videos, 6, cfg), plain)
+    assert len(list((tmp_path / "frames").iterdir())) == COUNT - 1
+
+
+def test_a_cache_that_cannot_be_written_stops_the_stream(videos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot be written to as a cache of frames"):
+        take(videos, 1, config(cache=str(tmp_path / "file")))
+
+
+def test_augmentation_shows_the_drawn_view_of_every_record(readable, tmp_path):
+    plain, shown = take(readable, 9), take(readable, 9, config(augment=True))
+    assert ids(shown) == ids(plain)
+    views = [draw_view(5, record) for record in range(18)]
+    for i, view in enumerate(views):
+        clip = plain[i // 2].frames[i % 2]
+        np.testing.assert_array_equal(shown[i // 2].frames[i % 2], augment(clip, view))
+    assert len(set(views)) > 10
+    # Kept images are those of the file, not of a view.
+    cfg = config(augment=True, cache=str(tmp_path / "frames"))
+    for _ in range(2):
+        assert_same(take(readable, 9, cfg), shown)
+    assert_same(take(readable, 9, config(cache=cfg.cache)), plain)
+
+
+def test_augmentation_resumes_and_does_not_depend_on_workers(videos):
+    whole = take(videos, 7, config(augment=True))
+    for num_workers in (0, 2):
+        cfg = config(augment=True, num_workers=num_workers)
+        assert_same(take(videos, 3, cfg, state=whole[3].state), whole[4:])
+
+
+def test_augmentation_does_not_depend_on_the_number_of_processes(readable):
+    cfg = config(augment=True)
+    alone = take(readable, 4, cfg, batch_size=4)
+    parts = [
+        take(readable, 4, cfg, batch_size=2, process_index=i, process_count=2) for i in range(2)
+    ]
+    for whole, left, right in zip(alone, *parts, strict=True):
+        assert whole.ids == left.ids + right.ids
+        np.testing.assert_array_equal(whole.frames, np.concatenate([left.frames, right.frames]))
+
+
 def test_unusable_arguments_are_refused(videos):
     for arguments in ((videos, 0), ((), 2)):
         with pytest.raises(ValueError, match="a stream needs"):
@@ -186,6 +251,7 @@ def test_unusable_arguments_are_refused(videos):
         {"num_workers": -1},
         {"timeout_s": 0.0},
         {"max_unreadable": 1.0},
+        {"cache": ""},
     ],
 )
 def test_impossible_settings_are_refused(change):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vqathinker_jax.data.clip import FrameRequest
 from vqathinker_jax.data.frames import FrameCollector, frame_indices
 
 
@@ -64,9 +65,20 @@ def test_bad_requests():
 
 
 def test_the_collector_fills_every_slot_of_a_repeated_frame():
-    collector = FrameCollector(np.array([0, 2, 2], np.int64), 3)
+    collector = FrameCollector(np.array([0, 2, 2], np.int64), FrameRequest(3, 3))
     assert collector.wants(2) and not collector.wants(1)
     collector.add(2, np.full((5, 7, 3), 40, np.uint8))
     collector.add(0, np.full((5, 7, 3), 90, np.uint8))
     assert collector.frames[:, 0, 0, 0].tolist() == [90, 40, 40]
     assert not collector.missing and not collector.wants(2)
+
+
+def test_the_collector_makes_details_of_the_frames_in_their_slots():
+    # Slots floor((j + 1/2) 5 / 2): 1 and 3, which show frames 4 and 6.
+    request = FrameRequest(5, 4, num_details=2, fragment_size=2)
+    collector = FrameCollector(np.array([2, 4, 4, 6, 8], np.int64), request)
+    assert collector.frames.shape == (7, 4, 4, 3)
+    for index in (8, 6, 4, 2):
+        collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
+    assert collector.frames[:, 3, 1, 2].tolist() == [20, 40, 40, 60, 80, 40, 60]
+    assert not collector.missing

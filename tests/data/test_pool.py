@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.data.clips import pictures, write_clip
 from vqathinker_jax.data import pool as pool_module
-from vqathinker_jax.data.clip import Limits
+from vqathinker_jax.data.clip import FrameRequest, Limits
 from vqathinker_jax.data.pool import DecodePool, read_clip_bounded
 from vqathinker_jax.data.video import VideoError, read_clip
 
@@ -28,16 +28,26 @@ def clip_path(tmp_path):
 def test_clips_equal_those_of_read_clip(clip_path, tmp_path):
     other = write_clip(tmp_path / "b.mkv", pictures(5, 32, 24), "ffv1", "bgr0")
     paths = [clip_path, tmp_path / "missing.mp4", other, clip_path]
-    with DecodePool(num_workers=2, num_frames=7, image_size=S) as pool:
+    with DecodePool(2, FrameRequest(7, S)) as pool:
         futures = [pool.submit(path) for path in paths]
         with pytest.raises(VideoError, match=r"missing\.mp4: there is no such file"):
             futures[1].result()
         for path, future in zip(paths, futures, strict=True):
             if path.exists():
-                expected, found = read_clip(path, 7, S, limits=Limits(threads=1)), future.result()
+                expected = read_clip(path, FrameRequest(7, S), limits=Limits(threads=1))
+                found = future.result()
                 np.testing.assert_array_equal(found.frames, expected.frames)
                 np.testing.assert_array_equal(found.indices, expected.indices)
                 assert found.facts == expected.facts and found.warnings == expected.warnings
+
+
+def test_a_request_reaches_the_worker_whole(clip_path):
+    request = FrameRequest(4, S, bound=(0.1, 0.3), num_details=3, fragment_size=7)
+    expected = read_clip(clip_path, request, limits=Limits(threads=1))
+    found = read_clip_bounded(clip_path, request)
+    assert found.frames.shape == (7, S, S, 3) and found.indices.shape == (4,)
+    np.testing.assert_array_equal(found.frames, expected.frames)
+    np.testing.assert_array_equal(found.indices, expected.indices)
 
 
 def test_faults_stay_with_their_own_file(clip_path, tmp_path, monkeypatch):
@@ -47,7 +57,7 @@ def test_faults_stay_with_their_own_file(clip_path, tmp_path, monkeypatch):
         shutil.copy(clip_path, tmp_path / name)
     messages = {}
     start = time.monotonic()
-    with DecodePool(1, 3, S, timeout_s=2.0, command=BROKEN) as pool:
+    with DecodePool(1, FrameRequest(3, S), timeout_s=2.0, command=BROKEN) as pool:
         futures = {name: pool.submit(tmp_path / name) for name in names}
         for name, future in futures.items():
             error = future.exception()
@@ -66,17 +76,17 @@ def test_faults_stay_with_their_own_file(clip_path, tmp_path, monkeypatch):
 def test_memory_is_bounded(tmp_path):
     path = tmp_path / "large.png"
     Image.new("RGB", (4000, 4000)).save(path)
-    assert read_clip_bounded(path, 1, S).facts.width == 4000
+    assert read_clip_bounded(path, FrameRequest(1, S)).facts.width == 4000
     with pytest.raises(VideoError, match=r"large\.png: .*memory"):
-        read_clip_bounded(path, 1, S, memory_bytes=330 << 20)
+        read_clip_bounded(path, FrameRequest(1, S), memory_bytes=330 << 20)
 
 
 def test_a_worker_gives_up_at_its_own_deadline(tmp_path):
     path = write_clip(tmp_path / "long.mp4", pictures(200, 320, 240))
     with pytest.raises(VideoError, match=r"took longer than 0\.001 s"):
-        read_clip(path, 3, S, limits=Limits(seconds=0.001))
+        read_clip(path, FrameRequest(3, S), limits=Limits(seconds=0.001))
     with pytest.raises(VideoError, match=r"took longer than 0\.001 s"):
-        read_clip_bounded(path, 3, S, timeout_s=0.001)
+        read_clip_bounded(path, FrameRequest(3, S), timeout_s=0.001)
 
 
 def test_leaving_early_ends_the_workers_and_cancels_the_rest(clip_path, tmp_path):
@@ -84,7 +94,7 @@ def test_leaving_early_ends_the_workers_and_cancels_the_rest(clip_path, tmp_path
     start = time.monotonic()
     with (
         pytest.raises(KeyboardInterrupt),
-        DecodePool(1, 3, S, timeout_s=60.0, command=BROKEN) as pool,
+        DecodePool(1, FrameRequest(3, S), timeout_s=60.0, command=BROKEN) as pool,
     ):
         futures = [pool.submit(hang) for _ in range(3)]
         while not futures[0].running():
@@ -99,8 +109,9 @@ def test_the_main_script_is_not_run_again(clip_path, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "print('main')\n"
+        "from vqathinker_jax.data.clip import FrameRequest\n"
         "from vqathinker_jax.data.pool import read_clip_bounded\n"
-        f"print(read_clip_bounded({str(clip_path)!r}, 3, 28).frames.shape)\n"
+        f"print(read_clip_bounded({str(clip_path)!r}, FrameRequest(3, 28)).frames.shape)\n"
     )
     import subprocess
 
@@ -116,11 +127,11 @@ def test_names_of_any_bytes_reach_the_worker(clip_path, tmp_path):
         shutil.copy(os.fsencode(clip_path), raw)
     except OSError:
         pytest.skip("this file system only takes UTF-8 names")
-    assert read_clip_bounded(os.fsdecode(raw), 3, S).facts.num_frames == 13
+    assert read_clip_bounded(os.fsdecode(raw), FrameRequest(3, S)).facts.num_frames == 13
 
 
 def test_bad_requests():
     with pytest.raises(ValueError, match="num_workers=0"):
-        DecodePool(0, 3, S)
+        DecodePool(0, FrameRequest(3, S))
     with pytest.raises(ValueError, match="positive"):
-        DecodePool(1, 3, S, timeout_s=0.0)
+        DecodePool(1, FrameRequest(3, S), timeout_s=0.0)

@@ -60,6 +60,15 @@ def test_the_middle_dot_and_the_commas_of_the_system_text():
     assert "\u00b7" in text and text.count("\uff0c") == 2 and text.count("\u3001") == 1
 
 
+def test_details_come_after_the_frames_in_the_spacing_of_the_style():
+    text = build_prompt_text(1, 2, num_details=2)
+    images = f"Frame1: <img>{C}{C}</img>Detail1: <img>{C}{C}</img>Detail2: <img>{C}{C}</img>"
+    assert f":{images}Motion Feature: <img>{C}</img>" in text
+    text = build_prompt_text(1, 2, style="train", num_details=2)
+    images = f"Frame1:<img>{C}{C}</img>\nDetail1:<img>{C}{C}</img>\nDetail2:<img>{C}{C}</img>\n"
+    assert f":\n{images}Motion Feature:<img>{C}</img>\n" in text
+
+
 def test_another_question():
     text = build_prompt_text(1, 2, question="Is it sharp?")
     assert f"</img>Is it sharp?{ANSWER}<|im_end|>" in text and ASK not in text
@@ -81,6 +90,8 @@ def test_bad_arguments():
         build_prompt_text(1, 2, question="caf\udce9?")
     with pytest.raises(ValueError, match="needs frames"):
         build_prompt_text(0, 2)
+    with pytest.raises(ValueError, match="-1 details"):
+        build_prompt_text(1, 2, num_details=-1)
 
 
 def test_encoding_adds_no_special_tokens():

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.data.clips import pictures, write_clip
 from vqathinker_jax.data import container, pyav
 from vqathinker_jax.data.clip import Clip, FrameRequest, Limits
+from vqathinker_jax.data.color import RGBConverter
 from vqathinker_jax.data.resize import resize_square
 from vqathinker_jax.data.video import VideoError, read_clip
 
@@ -50,7 +51,7 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> int:
 @pytest.mark.parametrize("name", REAL_CLIPS)
 def test_real_clips_equal_decord(real_clips, name):
     codec, width, height, frames, rotation, fps = REAL_CLIPS[name]
-    ours = read_clip(real_clips / name, F, 280)
+    ours = read_clip(real_clips / name, FrameRequest(F, 280))
     facts = ours.facts
     assert (facts.codec, facts.width, facts.height) == (codec, width, height)
     assert (facts.num_frames, facts.rotation) == (frames, rotation)
@@ -59,7 +60,7 @@ def test_real_clips_equal_decord(real_clips, name):
     if name in NOT_FOR_DECORD:
         return
     decord_module()
-    theirs = read_clip(real_clips / name, F, 280, decoder="decord", limits=LIMITS)
+    theirs = read_clip(real_clips / name, FrameRequest(F, 280), decoder="decord", limits=LIMITS)
     np.testing.assert_array_equal(ours.indices, theirs.indices)
     assert facts.fps == theirs.facts.fps
     # 10-bit: swscale has changed since decord's; 2 is what was measured after the resize.
@@ -83,9 +84,9 @@ def without_fallback(monkeypatch) -> None:
 def test_seeking_equals_decoding_everything_on_real_clips(real_clips, name, monkeypatch):
     with monkeypatch.context() as patch:
         without_fallback(patch)
-        sought = read_clip(real_clips / name, F, S)
+        sought = read_clip(real_clips / name, FrameRequest(F, S))
     sequential(monkeypatch)
-    walked = read_clip(real_clips / name, F, S)
+    walked = read_clip(real_clips / name, FrameRequest(F, S))
     np.testing.assert_array_equal(sought.frames, walked.frames)
     np.testing.assert_array_equal(sought.indices, walked.indices)
     assert sought.facts == walked.facts and sought.warnings == walked.warnings == ()
@@ -117,9 +118,9 @@ def test_seeking_equals_decoding_everything(tmp_path, name, monkeypatch):
     )
     with monkeypatch.context() as patch:
         without_fallback(patch)
-        sought = read_clip(path, F, S, limits=LIMITS)
+        sought = read_clip(path, FrameRequest(F, S), limits=LIMITS)
     sequential(monkeypatch)
-    walked = read_clip(path, F, S, limits=LIMITS)
+    walked = read_clip(path, FrameRequest(F, S), limits=LIMITS)
     assert sought.facts == walked.facts and sought.facts.num_frames == 31
     np.testing.assert_array_equal(sought.frames, walked.frames)
 
@@ -156,7 +157,7 @@ def test_recovery_points_are_not_starts(tmp_path):
 
 def lossless(tmp_path, frames, name="a.mkv") -> Clip:
     path = write_clip(tmp_path / name, frames, "ffv1", "bgr0")
-    return read_clip(path, len(frames), S, bound=None, limits=LIMITS)
+    return read_clip(path, FrameRequest(len(frames), S), limits=LIMITS)
 
 
 def test_indices_are_places_in_order_of_presentation(tmp_path):
@@ -168,11 +169,11 @@ def test_indices_are_places_in_order_of_presentation(tmp_path):
 
 def test_a_time_span(tmp_path):
     path = write_clip(tmp_path / "a.mkv", pictures(60, 32, 24), "ffv1", "bgr0", rate=20)
-    clip = read_clip(path, 4, S, bound=(1.0, 2.3), limits=LIMITS)
+    clip = read_clip(path, FrameRequest(4, S, bound=(1.0, 2.3)), limits=LIMITS)
     # 20 to 46 at 20 fps: step 6.5, half 3.25; 6.5 -> 6, 13, 19.5 -> 20.
     assert clip.indices.tolist() == [23, 29, 36, 43]
     with pytest.raises(VideoError, match="outside the clip"):
-        read_clip(path, 4, S, bound=(8.0, 9.0), limits=LIMITS)
+        read_clip(path, FrameRequest(4, S, bound=(8.0, 9.0)), limits=LIMITS)
 
 
 BT601, BT709, BT2020, UNTAGGED = 5, 1, 9, 2
@@ -213,8 +214,8 @@ def test_colours_equal_decord(tmp_path, codec, name, pixels, size, extra):
             colorspace=colorspace,
             color_range=color_range,
         )
-        ours = read_clip(path, 3, 56, limits=LIMITS)
-        theirs = read_clip(path, 3, 56, decoder="decord", limits=LIMITS)
+        ours = read_clip(path, FrameRequest(3, 56), limits=LIMITS)
+        theirs = read_clip(path, FrameRequest(3, 56), decoder="decord", limits=LIMITS)
         np.testing.assert_array_equal(ours.frames, theirs.frames)
 
 
@@ -225,8 +226,7 @@ def test_colour_tags_change_the_picture(tmp_path):
             write_clip(
                 tmp_path / f"{tag}.mp4", pictures(2, 64, 48), colorspace=tag, color_range=LIMITED
             ),
-            2,
-            S,
+            FrameRequest(2, S),
             limits=LIMITS,
         )
         for tag in (BT601, BT709)
@@ -243,7 +243,8 @@ def test_interlaced_frames_are_left_as_they_are(tmp_path):
         frame = next(opened.decode(video=0))
     assert frame.interlaced_frame
     by_fields = resize_square(frame.to_ndarray(format="rgb24"), 64)
-    assert max_difference(by_fields, read_clip(path, 1, 64, limits=LIMITS).frames[0]) > 5
+    whole = read_clip(path, FrameRequest(1, 64), limits=LIMITS).frames[0]
+    assert max_difference(by_fields, whole) > 5
 
 
 @pytest.mark.parametrize("transfer", [16, 18])
@@ -256,7 +257,7 @@ def test_hdr_passes_untone_mapped_with_a_warning(tmp_path, transfer):
         color_range=LIMITED,
         transfer=transfer,
     )
-    clip = read_clip(path, 3, S, limits=LIMITS)
+    clip = read_clip(path, FrameRequest(3, S), limits=LIMITS)
     name = {16: "pq", 18: "hlg"}[transfer]
     assert clip.facts.transfer == name and clip.facts.bit_depth == 10
     assert any(name.upper() in warning and "tone" in warning for warning in clip.warnings)
@@ -267,7 +268,7 @@ def test_hdr_passes_untone_mapped_with_a_warning(tmp_path, transfer):
         colorspace=BT2020,
         color_range=LIMITED,
     )
-    plain = read_clip(plain, 3, S, limits=LIMITS)
+    plain = read_clip(plain, FrameRequest(3, S), limits=LIMITS)
     np.testing.assert_array_equal(clip.frames, plain.frames)
     assert plain.facts.transfer == "sdr" and not plain.warnings
 
@@ -280,9 +281,9 @@ def test_a_size_that_changes_in_mid_stream(tmp_path):
     ]
     both = tmp_path / "both.h264"
     both.write_bytes(b"".join(part.read_bytes() for part in parts))
-    clip = read_clip(both, 10, S, limits=LIMITS)
+    clip = read_clip(both, FrameRequest(10, S), limits=LIMITS)
     assert clip.facts.num_frames == 10
-    separate = [read_clip(part, 5, S, limits=LIMITS) for part in parts]
+    separate = [read_clip(part, FrameRequest(5, S), limits=LIMITS) for part in parts]
     first = separate[0].frames[list(separate[0].indices).index(1)]
     np.testing.assert_array_equal(clip.frames[list(clip.indices).index(1)], first)
     last = separate[1].frames[list(separate[1].indices).index(3)]
@@ -293,7 +294,7 @@ def test_fewer_frames_than_wanted(tmp_path):
     clip = lossless(tmp_path, pictures(3, 32, 24))
     assert clip.warnings == ()
     path = write_clip(tmp_path / "b.mkv", pictures(3, 32, 24), "ffv1", "bgr0")
-    clip = read_clip(path, 7, S, limits=LIMITS)
+    clip = read_clip(path, FrameRequest(7, S), limits=LIMITS)
     assert clip.indices.tolist() == [0, 0, 1, 1, 1, 1, 2]
     np.testing.assert_array_equal(clip.frames[2], clip.frames[5])
     assert "the clip has 3 frames for the 7" in clip.warnings[0]
@@ -302,7 +303,7 @@ def test_fewer_frames_than_wanted(tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (8000, 16), (16, 8000), (2, 3)])
 def test_extreme_shapes(tmp_path, size):
     path = write_clip(tmp_path / "a.mkv", pictures(4, *size), "ffv1", "bgr0")
-    clip = read_clip(path, 4, S, limits=LIMITS)
+    clip = read_clip(path, FrameRequest(4, S), limits=LIMITS)
     assert clip.frames.shape == (4, S, S, 3) and clip.facts.width == size[0]
 
 
@@ -313,7 +314,7 @@ def test_still_images_are_one_frame_repeated(tmp_path, suffix, codec):
     picture = pictures(1, 52, 39)[0]
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(picture).save(path)
-    clip = read_clip(path, 5, S)
+    clip = read_clip(path, FrameRequest(5, S))
     assert (clip.facts.codec, clip.facts.num_frames, clip.facts.fps) == (codec, 1, 0.0)
     assert clip.indices.tolist() == [0] * 5 and "still image" in clip.warnings[0]
     with Image.open(path) as image:
@@ -327,23 +328,23 @@ def test_the_orientation_of_a_photo_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned 90 degrees clockwise
     Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    clip = read_clip(tmp_path / "a.png", 1, S)
+    clip = read_clip(tmp_path / "a.png", FrameRequest(1, S))
     assert (clip.facts.width, clip.facts.height) == (39, 52)
     np.testing.assert_array_equal(clip.frames[0], resize_square(np.rot90(picture, -1).copy(), S))
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     Image.fromarray(np.full((5, 7), 0x4080, np.uint16)).save(tmp_path / "a.png")
-    clip = read_clip(tmp_path / "a.png", 1, S)
+    clip = read_clip(tmp_path / "a.png", FrameRequest(1, S))
     assert (clip.frames == 0x40).all() and clip.facts.bit_depth == 16
 
 
 def test_an_animated_picture(tmp_path):
     images = [Image.fromarray(picture) for picture in pictures(3, 32, 24)]
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])
-    assert read_clip(tmp_path / "a.gif", 3, S).facts.num_frames == 3
+    assert read_clip(tmp_path / "a.gif", FrameRequest(3, S)).facts.num_frames == 3
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True)
-    clip = read_clip(tmp_path / "a.webp", 3, S)
+    clip = read_clip(tmp_path / "a.webp", FrameRequest(3, S))
     np.testing.assert_array_equal(clip.frames[2], resize_square(np.asarray(images[0]), S))
 
 
@@ -365,8 +366,44 @@ def test_reading_a_clip_does_not_import_jax():
 
 def test_bad_requests(tmp_path):
     with pytest.raises(ValueError, match="decoder must be one of pyav, decord"):
-        read_clip(tmp_path / "a.mp4", 3, S, decoder="ffmpeg")
+        read_clip(tmp_path / "a.mp4", FrameRequest(3, S), decoder="ffmpeg")
     with pytest.raises(ValueError, match="start < end"):
-        read_clip(tmp_path / "a.mp4", 3, S, bound=(2.0, 1.0))
+        read_clip(tmp_path / "a.mp4", FrameRequest(3, S, bound=(2.0, 1.0)))
     with pytest.raises(ValueError, match="at least 1"):
-        read_clip(tmp_path / "a.mp4", 0, S)
+        read_clip(tmp_path / "a.mp4", FrameRequest(0, S))
+    with pytest.raises(ValueError, match="multiple of fragment_size"):
+        FrameRequest(3, 28, num_details=1, fragment_size=8)
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_details_follow_the_frames(tmp_path, decoder):
+    if decoder == "decord":
+        pytest.importorskip("decord", reason="decord has no wheels for this system")
+    path = write_clip(tmp_path / "a.mp4", pictures(31, 128, 96))
+    plain = read_clip(path, FrameRequest(5, 96), decoder=decoder, limits=LIMITS)
+    request = FrameRequest(5, 96, num_details=2, fragment_size=32)
+    clip = read_clip(path, request, decoder=decoder, limits=LIMITS)
+    assert clip.frames.shape == (7, 96, 96, 3) and clip.indices.shape == (5,)
+    np.testing.assert_array_equal(clip.frames[:5], plain.frames)
+    assert clip.warnings == plain.warnings
+    # As high as the mosaic and 32 columns wider: row r of fragments shows rows 32 r to 32 r + 31,
+    # and slots 1 and 3 of 5 frames are shown. Columns: (2 c + 1) 128 / 6 - 16 is 5.3, 48, 90.7.
+    for detail, slot in ((5, 1), (6, 3)):
+        whole = decode_frame(path, int(clip.indices[slot]))
+        wanted = np.concatenate([whole[:, left : left + 32] for left in (5, 48, 91)], axis=1)
+        np.testing.assert_array_equal(clip.frames[detail], wanted)
+
+
+def decode_frame(path, index):
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return RGBConverter()(frames[index])
+
+
+def test_a_still_has_details(tmp_path):
+    picture = pictures(1, 60, 44)[0]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    clip = read_clip(tmp_path / "a.png", FrameRequest(2, S, num_details=1, fragment_size=S))
+    # One fragment, in the middle: (44 - 28) / 2 and (60 - 28) / 2.
+    np.testing.assert_array_equal(clip.frames[2], picture[8:36, 16:44])
+    np.testing.assert_array_equal(clip.frames[1], resize_square(picture, S))

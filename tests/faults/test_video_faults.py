@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data.clips import pictures, write_clip, write_sound
-from vqathinker_jax.data.clip import Limits
+from vqathinker_jax.data.clip import FrameRequest, Limits
 from vqathinker_jax.data.video import VideoError, read_clip
 
 F, S = 5, 28
@@ -23,7 +23,7 @@ def read(request):
         pytest.importorskip("decord", reason="decord has no wheels for this system")
 
     def read_with(path, limits=None):
-        return read_clip(path, F, S, decoder=request.param, limits=limits)
+        return read_clip(path, FrameRequest(F, S), decoder=request.param, limits=limits)
 
     return read_with
 
@@ -145,10 +145,10 @@ def test_cut_short_after_its_index_gives_what_is_there(tmp_path, name):
     if name.endswith("mp4"):
         whole = with_index_first(whole)
     (tmp_path / name).write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    clip = read_clip(tmp_path / name, F, S)
+    clip = read_clip(tmp_path / name, FrameRequest(F, S))
     assert 10 <= clip.facts.num_frames < 40
     assert f"only {clip.facts.num_frames} of the 40 frames" in clip.warnings[0]
-    entire = read_clip(whole, 40, S)
+    entire = read_clip(whole, FrameRequest(40, S))
     assert not entire.warnings
     first = clip.indices[0]
     slot = entire.indices.tolist().index(first)
@@ -181,7 +181,7 @@ def test_damaged_inside(clip, tmp_path, seed):
         data[place] ^= 0xFF
     (tmp_path / "a.mp4").write_bytes(data)
     try:
-        found = read_clip(tmp_path / "a.mp4", F, S)
+        found = read_clip(tmp_path / "a.mp4", FrameRequest(F, S))
     except VideoError as error:
         assert "\n" not in str(error)
     else:
@@ -230,4 +230,4 @@ def test_decord_that_is_not_installed(clip, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(VideoError, match="decord is not installed"):
-        read_clip(clip, F, S, decoder="decord")
+        read_clip(clip, FrameRequest(F, S), decoder="decord")

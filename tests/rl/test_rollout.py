@@ -79,6 +79,30 @@ def test_gathered_frames_equal_encoding_the_perturbed_clip(small_model, pixels):
     assert float(jnp.abs(gathered.motion[0] - clean.motion[0]).max()) > 1e-4
 
 
+def test_details_of_a_perturbed_clip_are_the_clean_ones(small_model, pixels):
+    loaded = small_model.loaded
+    video = dataclasses.replace(loaded.video, num_details=2)
+    images = np.concatenate([pixels, 2 * pixels[:, 1:3]], axis=1)
+    frames = jnp.array([[3, 3, 0, -1], [3, 2, 1, 0], [-1, 2, -1, 0]], jnp.int32)
+    clean = encode(loaded.graphdef, loaded.state, jnp.asarray(images), video)
+    assert clean.visual.shape[1] == 6
+    found = encode_perturbed(
+        loaded.graphdef, loaded.state, jnp.asarray(images), clean.visual, frames, video
+    )
+    np.testing.assert_array_equal(found.visual[:, 4:], clean.visual[:, 4:])
+    alone = encode_perturbed(
+        loaded.graphdef,
+        loaded.state,
+        jnp.asarray(pixels),
+        clean.visual[:, :4],
+        frames,
+        loaded.video,
+    )
+    np.testing.assert_allclose(found.visual[:, :4], alone.visual, atol=1e-6)
+    np.testing.assert_allclose(found.motion, alone.motion, atol=1e-6)
+    assert float(jnp.abs(found.visual[:, :4] - clean.visual[:, :4]).max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

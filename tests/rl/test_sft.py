@@ -37,15 +37,19 @@ def test_sft_lowers_the_loss_and_teaches_the_form(small_folder, tmp_path):
 
 
 def test_composed_texts_are_well_formed():
-    distortions = (Distortion("noise", 0.2), Distortion("blur", 0.5), Distortion("freeze", 1.0))
+    distortions = (
+        Distortion("noise", 0.2), Distortion("blur", 0.5), Distortion("freeze", 1.0),
+        Distortion("jitter", 0.07),
+    )  # fmt: skip
     text = response_text(video(distortions=distortions), 3.25)
     assert text == (
-        "<think> The video shows strong freeze, moderate blur and mild noise. </think>"
+        "<think> The video shows severe freeze, moderate blur and slight noise. </think>"
         "<answer> 3.25 </answer>"
     )
     answer = parse_response(text)
     assert answer.format_ok and answer.score == 3.25
     assert reasons(()) == "The video shows no distortion."
+    assert reasons((Distortion("jitter", 0.07),)) == reasons(())
     assert reasons(None) == NO_REASONS
 
 

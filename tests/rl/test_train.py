@@ -12,12 +12,16 @@ import pytest
 
 import vqathinker_jax as vqt
 from tests.rl.train_runs import make_config, rows, write_data
-from vqathinker_jax.config import ConfigError, save_config
+from tests.small import CONFIG
+from vqathinker_jax import cli
+from vqathinker_jax.config import ConfigError, Stage, load_config, save_config
+from vqathinker_jax.models.presets import PRESETS
+from vqathinker_jax.rl import sft as sft_module
 from vqathinker_jax.rl import train as train_module
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_state import RunPosition, TrainingError
 from vqathinker_jax.rl.stages import TERMS
-from vqathinker_jax.rl.train import train
+from vqathinker_jax.rl.train import train, train_stages
 
 ROW_KEYS = {
     "step", "epoch", "loss", "kl_token_mean", "clip_fraction", "entropy", "anchor_loss",
@@ -170,6 +174,91 @@ def test_folders_that_cannot_hold_a_run_are_found_at_once(small_folder, labels, 
 def test_position_survives_json():
     position = RunPosition(step=3, buckets=((128, 16),), unparseable_batches=1, start="a")
     assert RunPosition.from_json(json.loads(json.dumps(position.to_json()))) == position
+
+
+def test_stages_follow_each_other_until_one_is_stopped(labels, tmp_path, monkeypatch):
+    first = Stage(make_config("weights", labels), tmp_path / "run" / "before")
+    last = Stage(make_config("weights", labels, run={"seed": 3}), tmp_path / "run")
+    trained, outcomes = [], [False, True, True]
+
+    def fake_train(config, folder, *_):
+        trained.append((config.run.seed, folder))
+        return outcomes.pop(0)
+
+    monkeypatch.setattr(train_module, "train", fake_train)
+    train_stages((first, last), is_quiet=True)
+    assert trained == [(0, first.folder)]
+    train_stages((first, last), is_quiet=True)
+    assert trained[1:] == [(0, first.folder), (3, last.folder)]
+
+    # A model, and a checkpoint of the last step: nothing is left to do in that folder.
+    for stage, steps in ((first, ("2", "4")), (last, ("2",))):
+        (stage.folder / "model").mkdir()
+        for step in steps:
+            (stage.folder / "checkpoints" / step).mkdir(parents=True)
+    outcomes.append(True)
+    train_stages((first, last), is_quiet=True)
+    assert trained[3:] == [(3, last.folder)]
+    (last.folder / "checkpoints" / "4").mkdir()
+    train_stages((first, last), is_quiet=True)
+    assert trained[4:] == []
+
+
+TWO_STAGES = """
+run: {steps: 2}
+rollout: {max_completion_length: 29, temporal: false}
+reward: {weights: {temporal: 0.0}}
+objective: {beta: 0.0}
+sft: {random_scores: true}
+before:
+  model: {preset: small}
+  run: {mode: sft, steps: 3}
+"""
+
+
+def test_two_stages_in_one_command(labels, tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(PRESETS, "small", CONFIG)
+    base = make_config("unused", labels, optimizer={"total_steps": None})
+    save_config(base, tmp_path / "base.yaml")
+    text = "extends: base.yaml\n" + TWO_STAGES.replace("run:", "model: {path: null}\nrun:", 1)
+    (tmp_path / "two.yaml").write_text(text)
+    run, before = tmp_path / "run", tmp_path / "run" / "before"
+    line = ["train", str(tmp_path / "two.yaml"), "--output-dir", str(run)]
+
+    # Asked to stop in the first stage, it does not begin the second.
+    update = sft_module.sft_update
+
+    def update_and_signal(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return update(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft_module, "sft_update", update_and_signal)
+        assert cli.main(line) == 0
+    assert "stopped after step 1" in capfd.readouterr().err
+    assert not (before / "model").exists() and not (run / "metrics.jsonl").exists()
+
+    assert cli.main(line) == 0
+    assert "resuming after step 1 of 3" in capfd.readouterr().err
+    assert [row["step"] for row in rows(before / "metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2]
+    assert load_config(run / "config.yaml").model.path == str(before / "model")
+    assert load_config(before / "config.yaml").model.preset == "small"
+    model = vqt.from_pretrained(run / "model", dtype="float32")
+    assert model.loaded.kind == "trained from random"
+    # The tokenizer made for the first stage is that of the last.
+    assert len(model.loaded.tokenizer.encode(" severe frame drop")) == 3
+    merges = [folder / "merges.txt" for folder in (before / "tokenizer", run / "model")]
+    assert merges[0].read_bytes() == merges[1].read_bytes()
+
+    kept = weights(run), weights(before)
+    assert cli.main(line) == 0
+    said = capfd.readouterr().err
+    assert f"finished before: {before / 'model'}" in said
+    assert f"finished before: {run / 'model'}" in said
+    assert (weights(run), weights(before)) == kept
+    assert cli.main([*line, "--before.run.seed", "5"]) == 2
+    assert f"{before}: holds a run with other settings (run.seed: 0" in capfd.readouterr().err
 
 
 def test_sigterm_finishes_the_step_saves_and_exits_well(small_folder, labels, tmp_path):

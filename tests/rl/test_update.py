@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
+from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.update import (
     ObjectiveConfig,
     OptimizerConfig,
     Static,
     UpdateBatch,
     response_logprobs,
-    split_trained,
     update,
 )
 

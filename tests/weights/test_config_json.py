@@ -53,6 +53,16 @@ def test_the_published_fields_are_the_published_ones():
     assert data["vision_config"]["qkv_bias"] is True
 
 
+def test_a_folder_speaks_of_details_only_where_there_are_some():
+    facts = own_facts(FolderConfig(SMALL, video=TRAINING))
+    assert facts["video"].keys() == {"num_frames", "image_size", "slow_divisor", "motion_repeat"}
+    for changes in ({"num_details": 2}, {"num_details": 3, "fragment_size": 14}):
+        video = dataclasses.replace(TRAINING, **changes)
+        data = config_json(video=video)
+        assert data["vqathinker_jax"]["video"] == dataclasses.asdict(video)
+        assert parse_config(data, NAMES, "config.json").video == video
+
+
 def test_json_of_everything_comes_back():
     folder = FolderConfig(SMALL, "plain", TRAINING, "train", "nano")
     again = json.loads(json.dumps(folder.to_json()))

@@ -12,7 +12,8 @@ from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.weights.config_json import read_config
 from vqathinker_jax.weights.errors import WeightsError
 from vqathinker_jax.weights.readers import abstract_model, count_parameters, parameter_shapes
-from vqathinker_jax.weights.tiny import ADDED_TOKENS, TINY_MODEL, TINY_VIDEO, make_tiny
+from vqathinker_jax.weights.small_tokenizer import ADDED_TOKENS, PUBLISHED_TOKENS
+from vqathinker_jax.weights.tiny import TINY_MODEL, TINY_VIDEO, make_tiny
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 SYSTEM = "你是书生·万象，英文名是InternVL"
@@ -77,8 +78,9 @@ class TestTokenizer:
         for number, token in enumerate(ADDED_TOKENS):
             assert tokenizer.encode(token) == [first + number]
         published = 151643
-        assert published + ADDED_TOKENS.index("<IMG_CONTEXT>") == 151667
-        assert published + len(ADDED_TOKENS) == 151674
+        assert ADDED_TOKENS[: len(PUBLISHED_TOKENS)] == PUBLISHED_TOKENS
+        assert published + PUBLISHED_TOKENS.index("<IMG_CONTEXT>") == 151667
+        assert published + len(PUBLISHED_TOKENS) == 151674
         assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
     def test_special_tokens_vanish_in_decoding_and_others_do_not(self, official):

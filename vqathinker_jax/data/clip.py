@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from vqathinker_jax.spec import VideoSpec
+
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How `http://` and the like begin. Never opened, and named in errors as they were given."""
 
@@ -61,10 +63,11 @@ class VideoFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """The frames of a file that the model sees."""
+    """The images of a file that the model sees."""
 
     frames: np.ndarray
-    """uint8 [F, S, S, 3], RGB, upright, each whole frame squashed to the square."""
+    """uint8 [I, S, S, 3], RGB, upright: F whole frames, each squashed to the square, then D
+    details, each a mosaic of native pixels (`data.fragments`)."""
     indices: np.ndarray
     """int64 [F]: place of each frame in order of presentation."""
     facts: VideoFacts
@@ -73,10 +76,11 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class FrameRequest:
-    """Which frames are wanted, and how large.
+    """Which frames are wanted, and how they are shown.
 
     Raises:
-      ValueError: a count or a size below one, or a `bound` that does not run forwards.
+      ValueError: a count or a size below one (below zero for `num_details`), details that fragments
+        do not fill, or a `bound` that does not run forwards.
     """
 
     num_frames: int
@@ -85,10 +89,26 @@ class FrameRequest:
     """S, pixels."""
     bound: tuple[float, float] | None = None
     """Start and end in seconds; None: the whole clip."""
+    num_details: int = 0
+    """D."""
+    fragment_size: int = 28
+    """Side of a fragment, pixels."""
+
+    @classmethod
+    def of(cls, spec: VideoSpec) -> FrameRequest:
+        """What a geometry asks of every clip, read whole."""
+        return cls(
+            spec.num_frames,
+            spec.image_size,
+            num_details=spec.num_details,
+            fragment_size=spec.fragment_size,
+        )
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.image_size < 1:
+        if min(self.num_frames, self.image_size, self.fragment_size) < 1 or self.num_details < 0:
             raise ValueError(f"num_frames and image_size must be at least 1, got {self}")
+        if self.num_details and self.image_size % self.fragment_size:
+            raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")
         if self.bound is not None and not self.bound[0] < self.bound[1]:
             raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")
 

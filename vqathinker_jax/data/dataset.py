@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from vqathinker_jax.data.clip import Clip, Limits, VideoError
+from vqathinker_jax.data.augment import augment, draw_view
+from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import (
     ON_BAD,
     SCALES,
@@ -22,9 +23,9 @@ from vqathinker_jax.data.labels import (
     linear_scale,
     read_labels,
 )
-from vqathinker_jax.data.pool import DecodePool
 from vqathinker_jax.data.prompt import STYLES
-from vqathinker_jax.data.video import DECODERS, read_clip
+from vqathinker_jax.data.reader import FrameReader
+from vqathinker_jax.data.video import DECODERS
 from vqathinker_jax.spec import VideoSpec
 
 LOG = logging.getLogger(__name__)
@@ -97,6 +98,13 @@ class DataConfig:
     """Seconds that decoding one clip may take before it counts as unreadable."""
     max_unreadable: float = 0.05
     """Share of the clips tried, at least `FEWEST_SEEN` of them, above which the run stops."""
+    cache: str | None = None
+    """Folder where the decoded images of every clip are kept, so that each clip is decoded once: an
+    epoch of a small geometry then costs reading. Training and validation use it, and runs may share
+    one. A clip takes I * S * S * 3 bytes; once the disk is full, no more are kept."""
+    augment: bool = False
+    """Flips, transposes and permutes colour channels of every clip at random: damage stays damage.
+    Training only; validation always sees clips as they are."""
 
     def __post_init__(self) -> None:
         if self.prompt_style not in STYLES:
@@ -110,6 +118,22 @@ class DataConfig:
         # At 1 a folder without a single readable clip would be searched for ever.
         if not 0 <= self.max_unreadable < 1:
             raise ValueError(f"max_unreadable must be in [0, 1), got {self.max_unreadable}")
+        if self.cache == "":
+            raise ValueError("cache must name a folder, or be null for none")
+
+    def open_reader(self, spec: VideoSpec, num_workers: int) -> FrameReader:
+        """A reader of clips, with `num_workers` decoding processes.
+
+        Raises:
+          CacheError: the folder of the cache cannot be written to.
+        """
+        return FrameReader(
+            spec,
+            decoder=self.decoder,
+            num_workers=num_workers,
+            timeout_s=self.timeout_s,
+            cache=self.cache,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +152,8 @@ class StreamState:
 class VideoBatch:
     """Decoded clips of N videos and their opinion scores."""
 
-    frames: UInt8[np.ndarray, "N F S S 3"]
+    frames: UInt8[np.ndarray, "N I S S 3"]
+    """The images of every clip: the frames, then the details."""
     gt: Float32[np.ndarray, "N"]
     """Scores from 1 to 5."""
     ids: tuple[str, ...]
@@ -147,7 +172,8 @@ class VideoStream(Iterator[VideoBatch]):
 
     The order depends on the seed alone. All processes together read one global order: a global
     batch is the batches of process 0, 1, ... one after the other, and holds the same videos for
-    any number of processes, as long as every clip is readable. A clip that is not is logged,
+    any number of processes, as long as every clip is readable; the views that `cfg.augment`
+    draws go by the place in this order. A clip that is not is logged,
     counted and skipped, and its process takes the next record of its own stream instead, so that
     shapes stay.
 
@@ -157,7 +183,7 @@ class VideoStream(Iterator[VideoBatch]):
     Args:
       videos: all labelled videos, the same on every process.
       batch_size: N, videos per batch of this process.
-      spec: the geometry, F and S.
+      spec: the geometry: F, D and S.
       cfg: how to read them.
       seed: root of the order, 0 <= seed < 2**32.
       process_index, process_count: this process among all.
@@ -191,7 +217,7 @@ class VideoStream(Iterator[VideoBatch]):
         self._checksum = _checksum(self._videos)
         self._state = StreamState(checksum=self._checksum)
         self._records = None
-        self._pool = None
+        self._reader = None
 
     def state(self) -> StreamState:
         """The position after the batch last handed out, whatever has been decoded ahead of it."""
@@ -216,14 +242,14 @@ class VideoStream(Iterator[VideoBatch]):
             self._records = self._open(self._state.next_record)
         state, chosen, clips = self._state, [], []
         while len(chosen) < self._batch_size:
-            index, clip = next(self._records)
+            index, frames = next(self._records)
             state = dataclasses.replace(state, next_record=state.next_record + 1)
-            if isinstance(clip, VideoError):
+            if isinstance(frames, VideoError):
                 state = dataclasses.replace(state, unreadable=state.unreadable + 1)
-                self._skip(clip, state)
+                self._skip(frames, state)
                 continue
             chosen.append(index)
-            clips.append(clip.frames)
+            clips.append(frames)
         self._state = state
         return VideoBatch(
             frames=np.stack(clips),
@@ -235,9 +261,9 @@ class VideoStream(Iterator[VideoBatch]):
 
     def close(self) -> None:
         """Ends the decoding processes; the stream can still be read on, which starts new ones."""
-        if self._pool is not None:
-            self._pool.close(cancel=True)
-            self._pool = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._records is not None:
             self._records.close()
             self._records = None
@@ -253,7 +279,7 @@ class VideoStream(Iterator[VideoBatch]):
     ) -> None:
         self.close()
 
-    def _open(self, start: int) -> Iterator[tuple[int, Clip | VideoError]]:
+    def _open(self, start: int) -> Iterator[tuple[int, UInt8[np.ndarray, "I S S 3"] | VideoError]]:
         """An iterator of grain's over this process's records, decoded ahead, from `start` on."""
         # Here and not above: grain imports jax, which nothing else in this package's data needs.
         import grain
@@ -269,30 +295,25 @@ class VideoStream(Iterator[VideoBatch]):
             """Where a record of this process stands in the global order."""
             return (record // batch * count + process) * batch + record % batch
 
-        read = self._reader()
-        records = grain.MapDataset.range(start, sys.maxsize).map(
-            lambda record: _read(self._videos, order[place(record)], read)
-        )
+        reader = self._reader = self._cfg.open_reader(self._spec, workers)
+
+        def read(record: int) -> tuple[int, UInt8[np.ndarray, "I S S 3"] | VideoError]:
+            """A video's index, and its images or why there are none: raising would end it all."""
+            at = place(record)
+            index = order[at]
+            try:
+                frames = reader.read(self._videos[index].path)
+            except VideoError as error:
+                return index, error
+            if self._cfg.augment:
+                frames = augment(frames, draw_view(self._seed, at))
+            return index, frames
+
+        records = grain.MapDataset.range(start, sys.maxsize).map(read)
         # The decoding itself happens in the pool's processes, which survive a clip that hangs or
         # crashes the decoder; grain's own would end the run, and would each import jax.
         options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
         return iter(records.to_iter_dataset(options))
-
-    def _reader(self) -> Callable[[str], Clip]:
-        cfg, spec = self._cfg, self._spec
-        if cfg.num_workers == 0:
-            limits = Limits(seconds=cfg.timeout_s)
-            return lambda path: read_clip(
-                path, spec.num_frames, spec.image_size, decoder=cfg.decoder, limits=limits
-            )
-        self._pool = pool = DecodePool(
-            cfg.num_workers,
-            spec.num_frames,
-            spec.image_size,
-            decoder=cfg.decoder,
-            timeout_s=cfg.timeout_s,
-        )
-        return lambda path: pool.submit(path).result()
 
     def _skip(self, error: VideoError, state: StreamState) -> None:
         """Logs an unreadable clip.
@@ -334,16 +355,6 @@ def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[
         while (pair := ahead.result()) is not None:
             ahead = thread.submit(prepare)
             yield pair
-
-
-def _read(
-    videos: Sequence[LabelledVideo], index: int, read: Callable[[str], Clip]
-) -> tuple[int, Clip | VideoError]:
-    """A video's index, and its clip or why there is none: an exception would end the stream."""
-    try:
-        return index, read(videos[index].path)
-    except VideoError as error:
-        return index, error
 
 
 def _checksum(videos: Sequence[LabelledVideo]) -> int:

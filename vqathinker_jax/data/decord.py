@@ -49,7 +49,7 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
         if not num_frames:
             raise VideoError.of(path, "decord finds no frames in it")
         indices = frame_indices(num_frames, fps, request.num_frames, request.bound)
-        collector = FrameCollector(indices, request.image_size)
+        collector = FrameCollector(indices, request)
         is_sequential = facts.container in SEQUENTIAL_CONTAINERS
         for index, frame in _frames(reader, indices, is_sequential):
             deadline.check()

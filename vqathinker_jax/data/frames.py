@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from vqathinker_jax.data.clip import FrameRequest
+from vqathinker_jax.data.fragments import detail_slots, fragments
 from vqathinker_jax.data.resize import resize_square
 
 WHOLE_CLIP = (-1e5, 1e5)
@@ -55,12 +57,20 @@ def frame_indices(
 
 
 class FrameCollector:
-    """Gathers the frames asked for, resized, while a decoder walks through a clip."""
+    """Gathers the images asked for, frames and details, while a decoder walks through a clip.
 
-    def __init__(self, indices: np.ndarray, size: int):
+    Args:
+      indices: int64 [F], from `frame_indices`.
+      request: what is made of these frames.
+    """
+
+    def __init__(self, indices: np.ndarray, request: FrameRequest):
         self.indices = indices
-        self.frames = np.empty((len(indices), size, size, 3), np.uint8)
+        size, details = request.image_size, request.num_details
+        self.frames = np.empty((len(indices) + details, size, size, 3), np.uint8)
         self.missing: set[int] = set(indices.tolist())
+        self._request = request
+        self._detail_indices = indices[detail_slots(len(indices), details)]
 
     def wants(self, index: int) -> bool:
         """Whether the frame at this place was asked for and has not come yet."""
@@ -68,5 +78,10 @@ class FrameCollector:
 
     def add(self, index: int, frame: np.ndarray) -> None:
         """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
-        self.frames[self.indices == index] = resize_square(frame, self.frames.shape[1])
+        size, num_frames = self._request.image_size, len(self.indices)
+        self.frames[:num_frames][self.indices == index] = resize_square(frame, size)
+        is_detailed = self._detail_indices == index
+        if is_detailed.any():
+            mosaic = fragments(frame, size, self._request.fragment_size)
+            self.frames[num_frames:][is_detailed] = mosaic
         self.missing.discard(index)

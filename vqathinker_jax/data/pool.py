@@ -27,36 +27,34 @@ class DecodePool:
     VideoError and no other file is affected. Workers are plain `python -m` processes: unlike
     multiprocessing's they do not run the caller's main script again, and they never import jax.
 
-    >>> with DecodePool(num_workers=2, num_frames=12, image_size=560) as pool:  # doctest: +SKIP
+    >>> with DecodePool(2, FrameRequest(12, 560)) as pool:  # doctest: +SKIP
     ...     futures = [pool.submit(path) for path in paths]
     ...     clips = [future.result() for future in futures]
 
     Args:
       num_workers: processes, each decoding one file at a time on one core.
-      num_frames, image_size, decoder, bound: as for `read_clip`, for every file.
+      request, decoder: as for `read_clip`, for every file.
       timeout_s: seconds one file may take.
       memory_bytes: address space of one process (Linux only); 0 for no limit.
       command: how to start a worker, for tests.
 
     Raises:
-      ValueError: a count, size or time that is not positive.
+      ValueError: a count or time that is not positive.
     """
 
     def __init__(
         self,
         num_workers: int,
-        num_frames: int,
-        image_size: int,
+        request: FrameRequest,
         *,
         decoder: str = "pyav",
-        bound: tuple[float, float] | None = None,
         timeout_s: float = 120.0,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         command: Sequence[str] = WORKER,
     ):
         if num_workers < 1 or memory_bytes < 0:
             raise ValueError(f"num_workers={num_workers}, memory_bytes={memory_bytes}: too few")
-        self._request = FrameRequest(num_frames, image_size, bound)
+        self._request = request
         self._decoder = decoder
         self._limits = Limits(seconds=timeout_s, threads=1)
         self._command = (*command, str(memory_bytes))
@@ -69,15 +67,7 @@ class DecodePool:
 
     def submit(self, path: os.PathLike | str) -> Future[Clip]:
         """Queues a file; the future's result is its clip, or it raises the VideoError there is."""
-        request = self._request
-        job = Job(
-            path=os.fsdecode(path),
-            num_frames=request.num_frames,
-            image_size=request.image_size,
-            decoder=self._decoder,
-            bound=request.bound,
-            limits=self._limits,
-        )
+        job = Job(os.fsdecode(path), self._request, self._decoder, self._limits)
         return self._threads.submit(self._decode, job)
 
     def close(self, cancel: bool = False) -> None:
@@ -128,11 +118,9 @@ class DecodePool:
 
 def read_clip_bounded(
     path: os.PathLike | str,
-    num_frames: int,
-    image_size: int,
+    request: FrameRequest,
     *,
     decoder: str = "pyav",
-    bound: tuple[float, float] | None = None,
     timeout_s: float = 120.0,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     command: Sequence[str] = WORKER,
@@ -146,10 +134,8 @@ def read_clip_bounded(
     """
     with DecodePool(
         1,
-        num_frames,
-        image_size,
+        request,
         decoder=decoder,
-        bound=bound,
         timeout_s=timeout_s,
         memory_bytes=memory_bytes,
         command=command,

@@ -1,4 +1,4 @@
-"""The published prompts, word for word."""
+"""The published prompts, word for word, and a brief one for small models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FORMAT = (
     "First output the thinking process in <think> </think> tags and then output the final answer "
     "in <answer> </answer> tags."
 )
-STYLES = ("test", "train")
+BRIEF_QUESTION = "Rate this video."
+STYLES = ("test", "train", "brief")
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 PAD = "<|endoftext|>"
@@ -35,7 +36,11 @@ class Tokenizer(Protocol):
 
 
 def build_prompt_text(
-    num_frames: int, tokens_per_frame: int, style: str = "test", question: str | None = None
+    num_frames: int,
+    tokens_per_frame: int,
+    style: str = "test",
+    question: str | None = None,
+    num_details: int = 0,
 ) -> str:
     """The prompt for one video, placeholders written out, up to where the answer begins.
 
@@ -47,35 +52,43 @@ def build_prompt_text(
 
     Args:
       num_frames: F, frames of the video.
-      tokens_per_frame: T, placeholders each of them takes.
-      style: `test`, for inference, or `train`.
-      question: None for the published question.
+      tokens_per_frame: T, placeholders each of them takes, and each detail.
+      style: `test`, for inference, or `train`, both as published; or `brief`, hardly more than the
+        placeholders, for a model that is trained with it: a short prefix is cheap.
+      question: None for the style's own.
+      num_details: D; with 0 the text is the published one.
 
     Raises:
-      ValueError: a count below one, an unknown style, or a question that is not valid Unicode or
+      ValueError: too small a count, an unknown style, or a question that is not valid Unicode or
         holds a placeholder or a special token.
     """
-    if num_frames < 1 or tokens_per_frame < 1:
+    if num_frames < 1 or tokens_per_frame < 1 or num_details < 0:
         raise ValueError(
-            f"a prompt needs frames and tokens, got {num_frames} frames of {tokens_per_frame}"
+            f"a prompt needs frames and tokens, got {num_frames} frames and {num_details} details "
+            f"of {tokens_per_frame}"
         )
-    question = QUESTION if question is None else question
+    if question is None:
+        question = BRIEF_QUESTION if style == "brief" else QUESTION
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise ValueError("the question is not valid Unicode")
     for placeholder in PLACEHOLDERS:
         if placeholder in question:
             raise ValueError(f"the question must not contain {placeholder!r}")
-    frame, motion = _image(tokens_per_frame), _image(1)
-    places = range(1, num_frames + 1)
+    image, motion = _image(tokens_per_frame), _image(1)
+    names = [f"Frame{i}" for i in range(1, num_frames + 1)]
+    names += [f"Detail{j}" for j in range(1, num_details + 1)]
     match style:
         case "test":
             user = "Now you will receive a video:"
-            user += "".join(f"Frame{i}: {frame}" for i in places)
+            user += "".join(f"{name}: {image}" for name in names)
             user += f"Motion Feature: {motion}{question}{FORMAT}"
         case "train":
             user = "Now you will receive a video:\n"
-            user += "".join(f"Frame{i}:{frame}\n" for i in places)
+            user += "".join(f"{name}:{image}\n" for name in names)
             user += f"Motion Feature:{motion}\n{question} {FORMAT}"
+        case "brief":
+            user = image * len(names) + motion + question
+            return f"{TURN_START}user\n{user}{TURN_END}\n{TURN_START}assistant\n"
         case _:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
     return (

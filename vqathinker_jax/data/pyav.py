@@ -204,7 +204,7 @@ def _decode_by_seeking(reader: _Reader, table: PacketTable, request: FrameReques
     shown = np.flatnonzero(table.is_shown_mask)
     shown = shown[np.argsort(table.times[shown, 0])]
     indices = _choose(reader, len(shown), request)
-    collector = FrameCollector(indices, request.image_size)
+    collector = FrameCollector(indices, request)
 
     starts = np.flatnonzero(table.is_start_mask)
     index_by_pts: dict[int, dict[int, int]] = collections.defaultdict(dict)
@@ -238,7 +238,7 @@ def _decode_from_the_start(
     Returns:
       What was gathered, and how many frames there really are.
     """
-    collector = FrameCollector(_choose(reader, guess, request), request.image_size)
+    collector = FrameCollector(_choose(reader, guess, request), request)
     count = 0
     for frame in reader.frames():
         if collector.wants(count):

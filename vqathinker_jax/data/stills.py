@@ -50,7 +50,7 @@ def decode_still(path: str, request: FrameRequest, limits: Limits) -> Clip:
         if isinstance(error, VideoError):
             raise
         raise VideoError.of(path, f"the image is damaged or cut short ({_reason(error)})") from None
-    collector = FrameCollector(np.zeros(request.num_frames, np.int64), request.image_size)
+    collector = FrameCollector(np.zeros(request.num_frames, np.int64), request)
     collector.add(0, frame)
     facts = VideoFacts(
         codec=codec,

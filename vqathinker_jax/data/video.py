@@ -16,7 +16,7 @@ from vqathinker_jax.data.clip import (
 )
 from vqathinker_jax.data.stills import decode_still, is_still
 
-__all__ = ["DECODERS", "Clip", "Limits", "VideoError", "VideoFacts", "read_clip"]
+__all__ = ["DECODERS", "Clip", "FrameRequest", "Limits", "VideoError", "VideoFacts", "read_clip"]
 
 DECODERS = ("pyav", "decord")
 
@@ -26,35 +26,30 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0\r", b"v=0\n")
 
 def read_clip(
     path: os.PathLike | str,
-    num_frames: int,
-    image_size: int,
+    request: FrameRequest,
     *,
     decoder: str = "pyav",
-    bound: tuple[float, float] | None = None,
     limits: Limits | None = None,
 ) -> Clip:
-    """Reads the frames of a video or still image that the model sees.
+    """Reads the images of a video or still image that the model sees.
 
-    >>> clip = read_clip("clip.mp4", num_frames=12, image_size=560)  # doctest: +SKIP
+    >>> clip = read_clip("clip.mp4", FrameRequest(12, 560))  # doctest: +SKIP
     >>> clip.frames.shape, clip.facts.codec  # doctest: +SKIP
     ((12, 560, 560, 3), 'h264')
 
     Args:
       path: a regular file; undecodable bytes of its name are surrogate escapes.
-      num_frames: F.
-      image_size: S, pixels.
+      request: which frames, and how they are shown; `FrameRequest.of` a geometry.
       decoder: `pyav`, or `decord`, which the published scores were made with.
-      bound: start and end in seconds; None: the whole clip.
       limits: time, size and threads; None: `Limits()`.
 
     Returns:
-      Frames uint8 [F, S, S, 3] with their indices, facts and warnings.
+      Images uint8 [I, S, S, 3] with the frames' indices, facts and warnings.
 
     Raises:
       VideoError: the file cannot be scored; one line that says why.
-      ValueError: an unknown decoder, or a request that no file could meet.
+      ValueError: an unknown decoder.
     """
-    request = FrameRequest(num_frames, image_size, bound)
     limits = limits or Limits()
     decode = _decoder(decoder)
     name = os.fsdecode(path)

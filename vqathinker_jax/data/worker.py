@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vqathinker_jax.data.clip import Clip, Limits, VideoError, VideoFacts
+from vqathinker_jax.data.clip import Clip, FrameRequest, Limits, VideoError, VideoFacts
 from vqathinker_jax.data.video import read_clip
 
 LENGTH = struct.Struct("<Q")
@@ -30,10 +30,8 @@ class Job:
     """One file to decode."""
 
     path: str
-    num_frames: int
-    image_size: int
+    request: FrameRequest
     decoder: str
-    bound: tuple[float, float] | None
     limits: Limits
 
 
@@ -78,10 +76,8 @@ def serve(jobs: BinaryIO, replies: BinaryIO, reader: Callable[..., Clip] = read_
         try:
             clip = reader(
                 header["path"],
-                header["num_frames"],
-                header["image_size"],
+                _request(header["request"]),
                 decoder=header["decoder"],
-                bound=header["bound"] and tuple(header["bound"]),
                 limits=Limits(**header["limits"]),
             )
         except VideoError as error:
@@ -115,6 +111,11 @@ def run(memory_bytes: int, reader: Callable[..., Clip] = read_clip) -> None:
     # Decoding libraries print; what they say must not mix with our messages.
     os.dup2(2, 1)
     serve(jobs, replies, reader)
+
+
+def _request(fields: dict[str, Any]) -> FrameRequest:
+    # JSON has no tuples.
+    return FrameRequest(**{**fields, "bound": fields["bound"] and tuple(fields["bound"])})
 
 
 def _write(pipe: BinaryIO, header: dict[str, Any]) -> None:

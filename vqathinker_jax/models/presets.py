@@ -54,20 +54,26 @@ PRESETS: dict[str, VQAThinkerConfig] = {
     ),
     "nano": VQAThinkerConfig(
         vision=InternViTConfig(
-            hidden_size=128,
-            intermediate_size=512,
+            hidden_size=96,
+            intermediate_size=384,
             num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=196,
+            num_attention_heads=3,
+            image_size=84,
         ),
         decoder=Qwen2Config(
-            hidden_size=160,
-            intermediate_size=448,
+            hidden_size=128,
+            intermediate_size=384,
             num_hidden_layers=3,
-            num_attention_heads=5,
+            num_attention_heads=4,
             num_key_value_heads=1,
         ),
-        slowfast=SlowFastConfig(stem_width=8),
+        slowfast=SlowFastConfig(
+            stem_width=8,
+            fast_ratio=2,
+            depths=(1, 1, 1, 1),
+            slow_pool=(8, 3, 3),
+            fast_pool=(32, 3, 3),
+        ),
     ),
     "tiny": VQAThinkerConfig(
         vision=InternViTConfig(
@@ -89,9 +95,9 @@ PRESETS: dict[str, VQAThinkerConfig] = {
 }
 """Name -> architecture.
 
-`nano` is the bundled model's and `tiny` that of `vqathinker make-tiny`; both have the published
-pooling windows and so need frames of at least 193 pixels a side. Their vocabulary belongs to a
-tokenizer of their own: replace `decoder.vocab_size` by its size.
+`nano` is the bundled model's, with pooling windows for frames of 65 to 96 pixels a side, and
+`tiny` that of `vqathinker make-tiny`, with the published ones, for at least 193. Their vocabulary
+belongs to a tokenizer of their own: replace `decoder.vocab_size` by its size.
 """
 
 

@@ -1,4 +1,4 @@
-"""SlowFast: the frozen motion encoder, from normalised pixels to one feature vector a clip.
+"""SlowFast: the motion encoder, from normalised pixels to one feature vector a clip.
 
 Two residual networks read the same clip: the slow one few frames with many channels, the fast one
 every frame with few channels. After the stem and after each of the first three stages a strided
@@ -322,7 +322,7 @@ class Fusion(nnx.Module):
 
 
 class SlowFast(nnx.Module):
-    """The motion encoder: pooled slow features, then pooled fast features, without gradient.
+    """The motion encoder: pooled slow features, then pooled fast features.
 
     Attributes: `stem` and the four `stages`, each with `.slow` and `.fast`; four `fusions`, the
     first after the stem, the others after the first three stages.
@@ -362,7 +362,7 @@ class SlowFast(nnx.Module):
           motion_repeat: times each position in time is repeated before pooling.
 
         Returns:
-          Slow channels then fast channels, in the dtype of `pixels`; its gradient is zero.
+          Slow channels then fast channels, in the dtype of `pixels`.
 
         Raises:
           ValueError: frames that are not square, or what `check_geometry` raises.
@@ -374,20 +374,16 @@ class SlowFast(nnx.Module):
             raise ValueError(f"SlowFast: frames must be square, got {height} x {width} pixels")
         check_geometry(self.cfg, VideoSpec(num_frames, height, slow_divisor, motion_repeat))
 
-        fast = jax.lax.stop_gradient(pixels)
-        slow = fast[:, slow_indices(num_frames, slow_divisor)]
-        slow, fast = self.stem.slow(slow), self.stem.fast(fast)
+        slow = pixels[:, slow_indices(num_frames, slow_divisor)]
+        slow, fast = self.stem.slow(slow), self.stem.fast(pixels)
         for fusion, stage in zip(self.fusions, self.stages, strict=True):
             slow = fusion(slow, fast)
             slow, fast = stage.slow(slow), stage.fast(fast)
-        feature = jnp.concatenate(
-            [
-                _pool(slow, self.cfg.slow_pool, motion_repeat),
-                _pool(fast, self.cfg.fast_pool, motion_repeat),
-            ],
-            axis=-1,
-        )
-        return jax.lax.stop_gradient(feature)
+        pooled = [
+            _pool(slow, self.cfg.slow_pool, motion_repeat),
+            _pool(fast, self.cfg.fast_pool, motion_repeat),
+        ]
+        return jnp.concatenate(pooled, axis=-1)
 
 
 def _pool(

@@ -81,25 +81,25 @@ class VQAThinker(nnx.Module):
         )
         self.decoder = Qwen2(cfg.decoder, param_dtype=param_dtype, rngs=rngs)
 
-    def visual_tokens(self, pixels: Float[Array, "N F S S 3"]) -> Float[Array, "N F T D"]:
-        """Encodes every frame: tower, pixel shuffle, projector."""
-        num, frames, side = pixels.shape[:3]
-        images = constrain(pixels.reshape(num * frames, side, side, 3), "batch", None, None, None)
+    def visual_tokens(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T D"]:
+        """Encodes every image, frames and details alike: tower, pixel shuffle, projector."""
+        num, count, side = pixels.shape[:3]
+        images = constrain(pixels.reshape(num * count, side, side, 3), "batch", None, None, None)
         features = self.vision(images, self.cfg.select_layer)[:, 1:]
         grid = side // self.cfg.vision.patch_size
-        features = features.reshape(num * frames, grid, grid, -1)
+        features = features.reshape(num * count, grid, grid, -1)
         features = pixel_shuffle(features, self.cfg.shuffle_factor, self.cfg.ps_version)
         tokens = self.projector(features)
-        return tokens.reshape(num, frames, *tokens.shape[1:])
+        return tokens.reshape(num, count, *tokens.shape[1:])
 
     def motion_feature(
-        self, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+        self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
     ) -> Float[Array, "N M"]:
-        """SlowFast features (M = 2304 as published), without gradient."""
-        return self.slowfast(pixels, video.slow_divisor, video.motion_repeat)
+        """SlowFast features (M = 2304 as published) of the frames; details are not looked at."""
+        return self.slowfast(pixels[:, : video.num_frames], video.slow_divisor, video.motion_repeat)
 
     def motion_token(
-        self, pixels: Float[Array, "N F S S 3"], video: VideoSpec
+        self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
     ) -> Float[Array, "N 1 D"]:
         """The one extra token that carries motion."""
         return self.motion_projector(self.motion_feature(pixels, video))[:, None]
@@ -108,7 +108,7 @@ class VQAThinker(nnx.Module):
         self,
         input_ids: Int[Array, "N P"],
         lengths: Int[Array, " N"],
-        visual: Float[Array, "N F T D"],
+        visual: Float[Array, "N I T D"],
         motion: Float[Array, "N 1 D"],
         context_id: int,
     ) -> Float[Array, "N P D"]:
@@ -119,7 +119,7 @@ class VQAThinker(nnx.Module):
 
         Args:
           input_ids: prompts, padded on the right.
-          lengths: real tokens per row; each row must hold F * T + 1 placeholders
+          lengths: real tokens per row; each row must hold I * T + 1 placeholders
             (`check_placeholders` refuses others on the host).
           visual: from `visual_tokens`.
           motion: from `motion_token`.
@@ -136,7 +136,7 @@ class VQAThinker(nnx.Module):
 
 
 def check_placeholders(
-    input_ids: np.ndarray, num_frames: int, tokens_per_frame: int, context_id: int
+    input_ids: np.ndarray, num_images: int, tokens_per_frame: int, context_id: int
 ) -> None:
     """Refuses prompts whose placeholders do not match the geometry.
 
@@ -144,13 +144,13 @@ def check_placeholders(
       input_ids: int [N, P] prompts; `context_id` marks placeholders.
 
     Raises:
-      ValueError: a row without exactly `num_frames * tokens_per_frame + 1` placeholders.
+      ValueError: a row without exactly `num_images * tokens_per_frame + 1` placeholders.
     """
-    wanted = num_frames * tokens_per_frame + 1
+    wanted = num_images * tokens_per_frame + 1
     counts = (np.asarray(input_ids) == context_id).sum(axis=1)
     for row, count in enumerate(counts):
         if count != wanted:
             raise ValueError(
-                f"prompt {row} has {count} <IMG_CONTEXT> placeholders; {num_frames} frames of "
+                f"prompt {row} has {count} <IMG_CONTEXT> placeholders; {num_images} images of "
                 f"{tokens_per_frame} tokens and one motion token need {wanted}"
             )

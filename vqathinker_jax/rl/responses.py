@@ -7,10 +7,20 @@ import dataclasses
 from vqathinker_jax.data.labels import Distortion, LabelledVideo
 from vqathinker_jax.rl.answers import parse_response
 
-SEVERITIES = ((1 / 3, "mild"), (2 / 3, "moderate"), (1.0, "strong"))
+SEVERITIES = (
+    (0.2, "slight"),
+    (0.4, "mild"),
+    (0.6, "moderate"),
+    (0.8, "strong"),
+    (1.0, "severe"),
+)
 """Severity up to a bound -> word."""
+LEAST_NAMED = 0.08
+"""Severities under it can hardly be seen, and are not named."""
 NO_REASONS = "I look at sharpness, noise, compression, colour and motion."
 """Where the label says nothing about the video but its score."""
+
+NOTHING_WRONG = "The video shows no distortion."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +43,7 @@ def response_text(video: LabelledVideo, score: float, is_drawn: bool = False) ->
 
     >>> video = LabelledVideo("a", "a.mp4", 3.0, "d", 1, distortions=(Distortion("blur", 0.9),))
     >>> response_text(video, 3.0)
-    '<think> The video shows strong blur. </think><answer> 3.00 </answer>'
+    '<think> The video shows severe blur. </think><answer> 3.00 </answer>'
     """
     answer = f"<answer> {score:.2f} </answer>"
     if video.response is None:
@@ -47,18 +57,19 @@ def reasons(distortions: tuple[Distortion, ...] | None) -> str:
     """What is wrong with a video, worst first.
 
     >>> reasons((Distortion("noise", 0.2), Distortion("blur", 0.5)))
-    'The video shows moderate blur and mild noise.'
+    'The video shows moderate blur and slight noise.'
     """
     if distortions is None:
         return NO_REASONS
-    if not distortions:
-        return "The video shows no distortion."
-    worst_first = sorted(distortions, key=lambda one: -one.severity)
+    named = [one for one in distortions if one.severity >= LEAST_NAMED]
+    if not named:
+        return NOTHING_WRONG
+    worst_first = sorted(named, key=lambda one: -one.severity)
     words = [f"{severity_word(one.severity)} {one.name}" for one in worst_first]
     listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     return f"The video shows {listed}."
 
 
 def severity_word(severity: float) -> str:
-    """`mild`, `moderate` or `strong` for a severity from 0 to 1."""
+    """The word of `SEVERITIES` for a severity from 0 to 1."""
     return next(word for bound, word in SEVERITIES if severity <= bound)

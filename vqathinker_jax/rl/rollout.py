@@ -88,15 +88,15 @@ class Rollout:
 def encode_perturbed(
     graphdef: nnx.GraphDef,
     state: nnx.State,
-    pixels: Float[Array, "N F S S 3"],
-    visual: Float[Array, "N F T D"],
+    pixels: Float[Array, "N I S S 3"],
+    visual: Float[Array, "N I T D"],
     frames: Int[Array, "N F"],
     video: VideoSpec,
 ) -> EncodedVideos:
-    """Perturbed clips from the encoded clean ones.
+    """Perturbed clips from the encoded clean ones; details stay those of the clean clip.
 
     Args:
-      pixels: normalised pixels of the clean clips.
+      pixels: normalised pixels of the clean clips, details included.
       visual: their visual tokens.
       frames: int32 indices of the frames to show, -1 for a frame whose normalised pixels are zero.
     """
@@ -104,21 +104,24 @@ def encode_perturbed(
     num, _, side = pixels.shape[:3]
     blank_pixels = jnp.zeros((1, 1, side, side, 3), pixels.dtype)
     blank = jnp.broadcast_to(model.visual_tokens(blank_pixels), (num, 1, *visual.shape[2:]))
-    shown = jnp.where(frames < 0, video.num_frames, frames)
+    num_frames = video.num_frames
+    shown = jnp.where(frames < 0, num_frames, frames)
 
     def gather(clip: Array, blank: Array) -> Array:
-        clip = jnp.concatenate([clip, jnp.broadcast_to(blank, (num, *blank.shape[1:]))], axis=1)
+        blank = jnp.broadcast_to(blank, (num, *blank.shape[1:]))
+        clip = jnp.concatenate([clip[:, :num_frames], blank], axis=1)
         return jnp.take_along_axis(
             clip, shown.reshape(*shown.shape, *[1] * (clip.ndim - 2)), axis=1
         )
 
     motion = model.motion_token(gather(pixels, blank_pixels), video)
-    return EncodedVideos(gather(visual, blank), motion)
+    details = visual[:, num_frames:]
+    return EncodedVideos(jnp.concatenate([gather(visual, blank), details], axis=1), motion)
 
 
 def roll_out(
     model: tuple[nnx.GraphDef, nnx.State],
-    pixels: Float[Array, "N F S S 3"],
+    pixels: Float[Array, "N I S S 3"],
     input_ids: Int[Array, "N P"],
     lengths: Int[Array, "N"],
     keys: Key[Array, "N"],

@@ -7,16 +7,13 @@ import dataclasses
 import json
 import math
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -27,8 +24,9 @@ from vqathinker_jax.data.dataset import StreamState, VideoBatch, VideoStream, pr
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.parallel import make_mesh, partition_spec
+from vqathinker_jax.rl.attempts import attempt_row, count
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
-from vqathinker_jax.rl.run_log import Clock, JsonLines, ProgressLine, parameter_table
+from vqathinker_jax.rl.run_log import Clock, ProgressLine, RunLogs, parameter_table
 from vqathinker_jax.rl.run_state import (
     RunCheckpoints,
     RunPosition,
@@ -37,8 +35,10 @@ from vqathinker_jax.rl.run_state import (
     num_bytes,
     on_mesh,
 )
+from vqathinker_jax.rl.signals import stopping_on_signals
 from vqathinker_jax.rl.stages import stream_keys, to_host
 from vqathinker_jax.rl.start import Start, export, load_start, make_sampler
+from vqathinker_jax.rl.step_profile import StepProfile
 from vqathinker_jax.rl.update import OptimizerConfig, Static
 from vqathinker_jax.rl.validation import shown, validate
 
@@ -49,7 +49,7 @@ class Step:
 
     number: int
     """Counted from 1."""
-    frames: UInt8[Array, "N F S S 3"]
+    frames: UInt8[Array, "N I S S 3"]
     """On the devices."""
     indices: Int64[np.ndarray, "N"]
     """Places of the videos in the labels."""
@@ -71,6 +71,7 @@ class Run:
         validation: tuple[LabelledVideo, ...],
         mesh: Mesh,
         checkpoints: RunCheckpoints,
+        profile: StepProfile,
         is_quiet: bool,
     ):
         self.config = config
@@ -80,6 +81,7 @@ class Run:
         self.validation = validation
         self.mesh = mesh
         self.checkpoints = checkpoints
+        self.profile = profile
         self.model: LoadedModel = start.model
         self.optimizer: OptimizerConfig = config.optimizer_for(len(videos))
         self.schedule = self.optimizer.schedule()
@@ -102,9 +104,8 @@ class Run:
         self._is_writer = jax.process_index() == 0
         self.progress = ProgressLine(self.num_steps, is_quiet or not self._is_writer)
         self._resume()
-        self._metrics = self._log("metrics.jsonl")
-        self._rollouts = self._log("rollouts.jsonl")
-        self._validations = self._log("validation.jsonl")
+        self._logs = RunLogs(folder, self.position.step, self._is_writer, config.run.tensorboard)
+        self._num_compiled = len(self.position.buckets)
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -129,11 +130,27 @@ class Run:
             stream.restore(self.position.stream)
             if self.position.step >= self.num_steps:
                 return
+            self._logs.attempts.write(self._attempt())
             with contextlib.closing(prefetch_to_device(stream, put)) as batches:
                 while self.position.step < self.num_steps and not self._must_stop():
                     waited = time.perf_counter()
                     batch, frames = next(batches)
-                    yield self._step(batch, frames, time.perf_counter() - waited)
+                    waited = time.perf_counter() - waited
+                    if not self._has_advanced:
+                        self.progress.status("compiling: the first step takes far longer")
+                    self.profile.start(self.position.step + 1)
+                    yield self._step(batch, frames, waited)
+
+    def _attempt(self) -> dict[str, Any]:
+        return attempt_row(
+            self.position.step,
+            self.num_steps,
+            self.model,
+            self.state.trained,
+            self.start.frozen,
+            (len(self.videos), len(self.validation)),
+            self.mesh,
+        )
 
     def _step(self, batch: VideoBatch, frames: Array, waited: float) -> Step:
         indices = to_host(batch.indices)
@@ -189,6 +206,8 @@ class Run:
 
     def advance(self, step: Step, bucket: tuple[int, int], is_unparseable: bool = False) -> None:
         """Counts a step as done."""
+        if self.profile.stop():
+            self.progress.say(f"{self.profile.folder}: the profile of step {step.number}")
         seen = self.position.buckets
         self.position = dataclasses.replace(
             self.position,
@@ -203,7 +222,7 @@ class Run:
     def log(self, step: Step, row: dict[str, Any], num_tokens: int, shown: tuple[str, ...]) -> None:
         """Writes the row of a step, with what every kind of run knows, and shows some of it."""
         seen = step.number * self.config.run.videos_per_step
-        self._metrics.write(
+        self._logs.write_step(
             {
                 "step": step.number,
                 "epoch": round(seen / len(self.videos), 4),
@@ -214,12 +233,16 @@ class Run:
                 **step.clock.row(num_tokens),
             }
         )
-        self.progress.show(step.number, {name: row[name] for name in shown})
+        num_compiled = len(self.position.buckets)
+        self.progress.show(
+            step.number, {name: row[name] for name in shown}, num_compiled > self._num_compiled
+        )
+        self._num_compiled = num_compiled
 
     def log_rollouts(self, rows: list[dict[str, Any]]) -> None:
         """Writes responses in full."""
         for row in rows:
-            self._rollouts.write(row)
+            self._logs.rollouts.write(row)
 
     def save_and_validate(self) -> None:
         """Saves and validates where the present step is one to do so."""
@@ -240,8 +263,9 @@ class Run:
     def _validate(self) -> float:
         """Writes the row of a validation; gives the SRCC, NaN where there is none."""
         model = dataclasses.replace(self.model, state=self.sampler()[1])
+        self.progress.status(f"validating with {len(self.validation)} videos")
         row = validate(model, self.validation, self.config)
-        self._validations.write({"step": self.position.step, **row})
+        self._logs.write_validation({"step": self.position.step, **row})
         self.progress.say(
             f"validation at step {self.position.step}: SRCC {shown(row['srcc'])}, PLCC "
             f"{shown(row['plcc'])}, {row['parse_rate']:.0%} of {row['videos']} with a score"
@@ -265,18 +289,22 @@ class Run:
         if position.step < self.num_steps:
             self.progress.say(f"resuming after step {position.step} of {self.num_steps}")
 
-    def finish(self) -> None:
-        """Saves; once all steps are done, writes the model to RUN/model: the best, or the last."""
+    def finish(self) -> bool:
+        """Saves; once all steps are done, writes the model to RUN/model: the best, or the last.
+
+        Returns:
+          Whether all steps are done.
+        """
         self.save()
         self.checkpoints.wait()
         step = self.position.step
         if step < self.num_steps:
             self.progress.say(f"stopped after step {step}; the same command goes on from there")
-            return
+            return False
         target = self.folder / "model"
         if target.exists() and not self._has_advanced:
             self.progress.say(f"finished before: {target} holds its model")
-            return
+            return True
         best = self.checkpoints.best_step()
         trained, which = self.state.trained, f"step {step}"
         if best is not None and best != step:
@@ -286,14 +314,17 @@ class Run:
             shutil.rmtree(target)
         export(self.start, trained, self.config, target)
         self.progress.say(f"{target}: the model of {which}")
+        return True
 
     def close(self) -> None:
         """Ends the writing."""
-        for log in (self._metrics, self._rollouts, self._validations):
-            log.close()
+        self.profile.stop()
+        self._logs.close()
 
-    def _log(self, name: str) -> JsonLines:
-        return JsonLines(self.folder / name, self.position.step, self._is_writer)
+    def stop(self, said: str) -> None:
+        """Asks the run to stop after its present step; may come from a signal."""
+        self.is_stopping = True
+        self.progress.say_at_once(said)
 
     def _must_stop(self) -> bool:
         # All processes stop together, after the same step.
@@ -301,7 +332,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: TrainConfig, folder: Path, is_quiet: bool = False) -> Iterator[Run]:
+def open_run(
+    config: TrainConfig, folder: Path, is_quiet: bool = False, profile_step: int | None = None
+) -> Iterator[Run]:
     """Opens a run folder, new or begun, and loads what the run needs.
 
     On leaving, SIGTERM and SIGINT are handled as before. While it is open they ask the run to stop
@@ -309,7 +342,8 @@ def open_run(config: TrainConfig, folder: Path, is_quiet: bool = False) -> Itera
 
     Raises:
       ConfigError: the folder holds a run with other settings; they are named.
-      TrainingError: the folder cannot be written to, or lacks room.
+      TrainingError: the folder cannot be written to, or lacks room; the step to profile will not
+        run.
       WeightsError, LabelError, OSError: model or labels cannot be read.
     """
     prepare_folder(config, folder)
@@ -318,36 +352,32 @@ def open_run(config: TrainConfig, folder: Path, is_quiet: bool = False) -> Itera
     validation = ()
     if config.run.validate_every:
         validation = config.data.validation.read()[: config.run.validation_videos or None]
-    start = load_start(config, mesh)
-    if not is_quiet and jax.process_index() == 0:
-        table = parameter_table(_counts(start.trained), _counts(start.frozen))
-        print(f"{len(videos)} training videos\n{table}", file=sys.stderr, flush=True)
+    profile = StepProfile(folder / "profile", profile_step)
     checkpoints = RunCheckpoints(folder / "checkpoints", config.run.keep)
-    with contextlib.closing(checkpoints), start.model.precision(), jax.set_mesh(mesh):
-        run = Run(config, folder, start, videos, validation, mesh, checkpoints, is_quiet)
-        check_room(folder, num_bytes(run.state), config.run.keep)
-        with contextlib.closing(run), stopping_on_signals(run):
-            yield run
+    with contextlib.closing(checkpoints):
+        num_steps = config.run.num_steps(len(videos))
+        profile.require_reachable(checkpoints.latest_step() or 0, num_steps)
+        start = load_start(config, mesh, videos, folder)
+        if not is_quiet and jax.process_index() == 0:
+            _print_start(config, start, len(videos), num_steps, mesh)
+        with start.model.precision(), jax.set_mesh(mesh):
+            run = Run(
+                config, folder, start, videos, validation, mesh, checkpoints, profile, is_quiet
+            )
+            check_room(folder, num_bytes(run.state), config.run.keep)
+            with contextlib.closing(run), stopping_on_signals(run.stop):
+                yield run
 
 
-@contextlib.contextmanager
-def stopping_on_signals(run: Run) -> Iterator[None]:
-    """Lets SIGTERM and SIGINT set `run.is_stopping`; signals reach the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, _) -> None:
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.is_stopping = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _print_start(
+    config: TrainConfig, start: Start, num_videos: int, num_steps: int, mesh: Mesh
+) -> None:
+    what = f"{config.run.mode.upper()} of {start.model.name} (its label: {start.model.kind})"
+    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    steps = f"{num_steps} steps of {config.run.videos_per_step} videos"
+    table = parameter_table(_counts(start.trained), _counts(start.frozen))
+    lines = (what, f"{num_videos} training videos, {steps}, {device}", table)
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def _mesh(config: TrainConfig) -> Mesh:
@@ -364,8 +394,4 @@ def _mesh(config: TrainConfig) -> Mesh:
 
 
 def _counts(state: nnx.State) -> dict[str, int]:
-    return {name: _count(part) for name, part in state.items()}
-
-
-def _count(part: nnx.State) -> int:
-    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(part))
+    return {name: count(part) for name, part in state.items()}

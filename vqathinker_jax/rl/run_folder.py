@@ -24,9 +24,11 @@ ANY_TIME = frozenset(
         "run.validate_every",
         "run.validation_videos",
         "run.log_rollouts",
+        "run.tensorboard",
         "data.num_workers",
         "data.timeout_s",
         "data.max_unreadable",
+        "data.cache",
         "mesh.data",
         "mesh.fsdp",
         "mesh.tensor",
@@ -75,6 +77,18 @@ def refuse_other_settings(before: TrainConfig, now: TrainConfig, folder: Path) -
             f"{folder}: holds a run with other settings ({'; '.join(differing)}); "
             "name another folder with --output-dir"
         )
+
+
+def is_finished(config: TrainConfig, folder: Path) -> bool:
+    """Whether the run in a folder has done all its steps and left its model.
+
+    Raises:
+      LabelError, OSError: the labels, which decide its length, cannot be read.
+    """
+    if not (folder / "model").exists():
+        return False
+    done = max((int(path.name) for path in _checkpoints(folder) if path.name.isdigit()), default=0)
+    return done >= config.run.num_steps(len(config.data.train.read()))
 
 
 def check_room(folder: Path, checkpoint_bytes: int, keep: int) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+
+from vqathinker_jax.rl.scalars import ScalarWriter
 
 SECONDS_BETWEEN_LINES = 15.0
 """Off a terminal, progress is a plain line this often."""
@@ -66,6 +72,49 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class RunLogs:
+    """All that a run writes down while it goes on.
+
+    Args:
+      folder: of the run.
+      last_step: the step that it goes on from.
+      is_writer: False on all processes but one: nothing is written.
+      has_tensorboard: whether scalars go to RUN/tensorboard too.
+
+    Raises:
+      TrainingError: TensorBoard's extra is not installed.
+    """
+
+    def __init__(self, folder: Path, last_step: int, is_writer: bool, has_tensorboard: bool):
+        self._scalars = None
+        if has_tensorboard and is_writer:
+            self._scalars = ScalarWriter(folder / "tensorboard", last_step)
+        # Of an attempt that left no checkpoint nothing is left.
+        self.attempts = JsonLines(folder / "attempts.jsonl", last_step - 1, is_writer)
+        self.metrics = JsonLines(folder / "metrics.jsonl", last_step, is_writer)
+        self.rollouts = JsonLines(folder / "rollouts.jsonl", last_step, is_writer)
+        self.validations = JsonLines(folder / "validation.jsonl", last_step, is_writer)
+
+    def write_step(self, row: Mapping[str, Any]) -> None:
+        """What was measured in a step."""
+        self.metrics.write(row)
+        if self._scalars is not None:
+            self._scalars.write(row, "train")
+
+    def write_validation(self, row: Mapping[str, Any]) -> None:
+        """What a validation found."""
+        self.validations.write(row)
+        if self._scalars is not None:
+            self._scalars.write(row, "validation")
+
+    def close(self) -> None:
+        """Ends the writing."""
+        for log in (self.attempts, self.metrics, self.rollouts, self.validations):
+            log.close()
+        if self._scalars is not None:
+            self._scalars.close()
+
+
 class Clock:
     """Seconds by phase of one step."""
 
@@ -75,9 +124,10 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the time inside to a phase."""
+        """Adds the time inside to a phase, and names it in a profile."""
         start = time.perf_counter()
-        yield
+        with jax.profiler.TraceAnnotation(name):
+            yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def row(self, num_tokens: int) -> dict[str, Any]:
@@ -97,36 +147,57 @@ class ProgressLine:
         self._total = total
         self._is_quiet = is_quiet
         self._is_live = sys.stderr.isatty()
-        self._last = -math.inf
-        self._start: tuple[float, int] | None = None
+        self._last_shown = -math.inf
+        self._last_step: float | None = None
+        self._paces: list[float] = []
 
-    def show(self, step: int, shown: Mapping[str, float | None]) -> None:
-        """Says the step, a few numbers and the time left."""
+    def show(self, step: int, shown: Mapping[str, float | None], has_compiled: bool) -> None:
+        """Says the step, the time left and a few numbers.
+
+        Args:
+          step: the one just done.
+          shown: the numbers by name.
+          has_compiled: whether the step did: such a step does not enter the time left.
+        """
         now = time.monotonic()
-        # The first step compiles: the time left is told by those after it.
-        left = ""
-        if self._start is None:
-            self._start = (now, step)
-        elif step > self._start[1]:
-            pace = (now - self._start[0]) / (step - self._start[1])
-            left = f"  {_clock_time(pace * (self._total - step))} left"
-        is_due = self._is_live or now - self._last > SECONDS_BETWEEN_LINES or step == self._total
-        if self._is_quiet or not is_due:
+        if self._last_step is not None and not has_compiled:
+            self._paces.append(now - self._last_step)
+        self._last_step = now
+        is_due = self._is_live or now - self._last_shown > SECONDS_BETWEEN_LINES
+        if self._is_quiet or not (is_due or step == self._total):
             return
-        self._last = now
-        numbers = "  ".join(f"{k} {_short(value)}" for k, value in shown.items())
-        line = f"step {step}/{self._total}  {numbers}{left}"
-        if self._is_live:
-            sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if step == self._total else ""))
-            sys.stderr.flush()
-        else:
-            print(line, file=sys.stderr, flush=True)
+        self._last_shown = now
+        left = ""
+        if self._paces and step < self._total:
+            pace = sum(self._paces) / len(self._paces)
+            left = f"  {_clock_time(pace * (self._total - step))} left"
+        numbers = "".join(f"  {k} {_short(value)}" for k, value in shown.items())
+        self._write(f"step {step}/{self._total}{left}{numbers}", is_kept=step == self._total)
+
+    def status(self, text: str) -> None:
+        """What is going on now, until the next line."""
+        if not self._is_quiet:
+            self._write(text, is_kept=False)
 
     def say(self, text: str) -> None:
         """A line of its own."""
         if not self._is_quiet:
             start = "\r\x1b[K" if self._is_live else ""
             print(f"{start}{text}", file=sys.stderr, flush=True)
+
+    def say_at_once(self, text: str) -> None:
+        """A line of its own from a signal handler, which may have interrupted another line."""
+        if not self._is_quiet:
+            os.write(2, f"\n{text}\n".encode())
+
+    def _write(self, line: str, is_kept: bool) -> None:
+        if not self._is_live:
+            print(line, file=sys.stderr, flush=True)
+            return
+        # A line that wraps could not be taken back.
+        line = line[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if is_kept else ""))
+        sys.stderr.flush()
 
 
 def _short(value: float | None) -> str:

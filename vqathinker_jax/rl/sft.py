@@ -17,7 +17,7 @@ from vqathinker_jax.inference import LoadedModel, normalize
 from vqathinker_jax.rl.responses import SftConfig, response_text
 from vqathinker_jax.rl.run import Run, Step
 from vqathinker_jax.rl.run_state import TrainState
-from vqathinker_jax.rl.stages import make_prompts, response_bucket
+from vqathinker_jax.rl.stages import make_prompts, no_implicit_transfers, response_bucket
 from vqathinker_jax.rl.update import (
     OptimizerConfig,
     Static,
@@ -25,6 +25,7 @@ from vqathinker_jax.rl.update import (
     apply_gradients,
     micro_batches,
     policy_logprobs,
+    summed_gradients,
 )
 
 TEXT_STREAM = 5
@@ -141,12 +142,7 @@ def sft_update(
         entropy = jnp.where(part.response_mask, out.entropy, 0).sum() / num_tokens
         return loss, SftMetrics(loss, likelihood, entropy, jnp.float32(0))
 
-    def accumulate(total, part: UpdateBatch):
-        grads, metrics = jax.grad(loss_of, has_aux=True)(trained, part)
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
-
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
-    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+    grads, metrics = summed_gradients(loss_of, trained, parts)
     metrics = jax.tree.map(lambda values: jnp.sum(values), metrics)
     metrics = dataclasses.replace(metrics, grad_norm=optax.global_norm(grads))
     trained, opt_state = apply_gradients(trained, opt_state, grads, optimizer)
@@ -174,13 +170,14 @@ def train_sft(run: Run) -> None:
             response_mask=mask[:, None],
             advantages=jnp.zeros((num_videos, 1), jnp.float32),
         )
-        with step.clock.phase("update"):
+        with step.clock.phase("update"), no_implicit_transfers():
             run.state, metrics = sft_update(
                 run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,
                 run.optimizer,
             )  # fmt: skip
-            row = {name: float(value) for name, value in vars(metrics).items()}
+            values = vars(jax.device_get(metrics))
 
+        row = {name: float(value) for name, value in values.items()}
         num_tokens = sum(map(len, texts.ids))
         row["length_mean"] = num_tokens / num_videos
         run.require_finite(step, row, [[model.tokenizer.decode(text)] for text in texts.ids])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,20 @@ def to_host(array: Array | np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+@contextlib.contextmanager
+def no_implicit_transfers() -> Iterator[None]:
+    """Inside, `jax.device_put` and `jax.device_get` alone move data between host and device.
+
+    An array that was left on the host by mistake raises then, instead of being sent anew in every
+    step. Reads of arrays that live in host memory, as on the CPU, are let through.
+    """
+    with (
+        jax.transfer_guard_host_to_device("disallow"),
+        jax.transfer_guard_device_to_host("disallow"),
+    ):
+        yield
 
 
 def read_texts(model: LoadedModel, generation: Generation) -> list[list[str]]:

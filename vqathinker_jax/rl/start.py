@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import UInt8
 from transformers import PreTrainedTokenizerBase
 
 from vqathinker_jax.config import ModelConfig, TrainConfig
+from vqathinker_jax.data.dataset import VideoStream
+from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.presets import PRESETS
@@ -21,13 +25,15 @@ from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.parallel import state_shardings
 from vqathinker_jax.rl.run_state import TrainingError
-from vqathinker_jax.rl.update import split_trained
+from vqathinker_jax.rl.trainable import split_trained
+from vqathinker_jax.rl.vocabulary import small_tokenizer
+from vqathinker_jax.rl.whitening import NUM_CLIPS, whiten
 from vqathinker_jax.weights.config_json import PUBLISHED, FolderConfig
 from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model, save_folder
+from vqathinker_jax.weights.initial import InitialSource
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
 from vqathinker_jax.weights.mapping import make_table
 from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
-from vqathinker_jax.weights.tiny import RandomSource
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 
@@ -48,11 +54,19 @@ class Start:
     source_files: Path
 
 
-def load_start(config: TrainConfig, mesh: Mesh) -> Start:
+def load_start(
+    config: TrainConfig, mesh: Mesh, videos: Sequence[LabelledVideo], run_dir: Path
+) -> Start:
     """Loads the model of a run onto its mesh.
 
+    Args:
+      config: of the run.
+      mesh: where the parameters go.
+      videos: the training videos, which whitened filters are made from.
+      run_dir: of the run, which keeps the tokenizer of a preset that names none.
+
     Raises:
-      WeightsError: a folder that cannot be read.
+      WeightsError: a folder that cannot be read or written.
       TrainingError: a geometry that the model cannot see, or options that exclude each other.
     """
     cfg = config.model
@@ -63,8 +77,9 @@ def load_start(config: TrainConfig, mesh: Mesh) -> Start:
         fingerprint = folder_fingerprint(folder)
         tokenizer = load_tokenizer(loaded.source_files)
     else:
-        tokenizer = load_tokenizer(Path(cfg.tokenizer))
-        loaded = random_start(cfg, len(tokenizer), config.run.seed, mesh)
+        folder = small_tokenizer(run_dir) if cfg.tokenizer is None else Path(cfg.tokenizer)
+        tokenizer = load_tokenizer(folder)
+        loaded = random_start(cfg, folder, len(tokenizer), config.run.seed, mesh)
         fingerprint = f"{cfg.preset} from seed {config.run.seed}"
     model_cfg = with_remat(loaded.config.model, cfg.remat)
     try:
@@ -73,7 +88,9 @@ def load_start(config: TrainConfig, mesh: Mesh) -> Start:
     except ValueError as error:
         raise TrainingError(f"video: {error}") from None
     model = nnx.merge(abstract_model(model_cfg)[0], nnx.state(loaded.model))
-    graphdef, stored, frozen = split_trained(model, cfg.vision)
+    if cfg.whiten:
+        whiten(model, some_clips(config, videos), config.video, config.run.seed)
+    graphdef, stored, frozen = split_trained(model, cfg.vision, cfg.motion)
     has_reference = config.run.mode == "grpo" and config.objective.beta > 0
     return Start(
         model=_described(graphdef, model_cfg, config, tokenizer, loaded.config.kind, fingerprint),
@@ -86,11 +103,14 @@ def load_start(config: TrainConfig, mesh: Mesh) -> Start:
     )
 
 
-def random_start(cfg: ModelConfig, vocab_size: int, seed: int, mesh: Mesh) -> LoadedFolder:
+def random_start(
+    cfg: ModelConfig, tokenizer_folder: Path, vocab_size: int, seed: int, mesh: Mesh
+) -> LoadedFolder:
     """A model of a preset's architecture with random weights.
 
     Args:
-      cfg: names the preset and its tokenizer's folder.
+      cfg: names the preset.
+      tokenizer_folder: its files go into the model that the run leaves.
       vocab_size: of that tokenizer.
       seed: root of the weights.
       mesh: where they go.
@@ -104,27 +124,24 @@ def random_start(cfg: ModelConfig, vocab_size: int, seed: int, mesh: Mesh) -> Lo
     decoder = dataclasses.replace(preset.decoder, vocab_size=vocab_size)
     model_cfg = dataclasses.replace(preset, decoder=decoder)
     graphdef, state = abstract_model(model_cfg)
-    reader = _RandomReader(RandomSource(parameter_shapes(state), seed))
+    source = InitialSource(parameter_shapes(state), seed)
     names = make_table(model_cfg, "official").counters
     return LoadedFolder(
-        fill_model(graphdef, state, reader, mesh, "float32"),
+        fill_model(graphdef, state, source, mesh, "float32"),
         FolderConfig(model_cfg, kind="random"),
         {name: np.zeros((), np.int64) for name in names},
-        Path(cfg.tokenizer),
+        tokenizer_folder,
     )
 
 
-class _RandomReader:
-    """Random parameters in the form that `fill_model` reads."""
-
-    def __init__(self, source: RandomSource):
-        self._source = source
-
-    def dtype(self, path: str) -> np.dtype:
-        return self._source.dtype(path)
-
-    def read(self, path: str, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
-        return self._source.region(path, index).astype(dtype)
+def some_clips(
+    config: TrainConfig, videos: Sequence[LabelledVideo]
+) -> UInt8[np.ndarray, "N I S S 3"]:
+    """The images of some training clips, the same on every process."""
+    data = dataclasses.replace(config.data, augment=False)
+    num = min(NUM_CLIPS, len(videos))
+    with VideoStream(videos, num, config.video, data, seed=config.run.seed) as stream:
+        return next(stream).frames
 
 
 def with_remat(cfg: VQAThinkerConfig, remat: str) -> VQAThinkerConfig:

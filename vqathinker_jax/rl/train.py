@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.config import Stage, TrainConfig
 from vqathinker_jax.inference import normalize
 from vqathinker_jax.rl.grpo import group_advantages
 from vqathinker_jax.rl.rewards import RewardTerms
 from vqathinker_jax.rl.rollout import Rollout, roll_out
 from vqathinker_jax.rl.run import Run, Step, open_run
+from vqathinker_jax.rl.run_folder import is_finished, prepare_folder
 from vqathinker_jax.rl.run_state import TrainState
 from vqathinker_jax.rl.sft import Texts, anchor_texts, train_sft
 from vqathinker_jax.rl.stages import (
@@ -23,6 +26,7 @@ from vqathinker_jax.rl.stages import (
     Prompts,
     compute_rewards,
     make_prompts,
+    no_implicit_transfers,
     parse_texts,
     read_texts,
     response_bucket,
@@ -38,16 +42,50 @@ ROLLOUT_STREAM, PARTNER_STREAM, ANCHOR_STREAM = 2, 3, 4
 SHOWN = ("reward_total", "reward_ranking", "parse_rate", "kl_token_mean", "length_mean")
 
 
-def train(config: TrainConfig, run_dir: Path, is_quiet: bool = False) -> None:
+def train_stages(
+    stages: Sequence[Stage], is_quiet: bool = False, profile_step: int | None = None
+) -> None:
+    """Trains one stage after another; the same call goes on with the first that is unfinished.
+
+    A stage that is asked to stop is the last: the next one needs the model it would have left.
+
+    Args:
+      stages: in the order of training; the folder of an earlier one may lie in that of a later.
+      is_quiet: nothing on stderr.
+      profile_step: the step of the last stage to write a trace of.
+
+    Raises:
+      What `train` raises; settings of a later stage are checked before an earlier one begins.
+    """
+    for stage in reversed(stages):
+        prepare_folder(stage.config, stage.folder)
+    for stage in stages:
+        if is_finished(stage.config, stage.folder):
+            if not is_quiet and jax.process_index() == 0:
+                model = stage.folder / "model"
+                print(f"finished before: {model} holds its model", file=sys.stderr)
+            continue
+        profiled = profile_step if stage is stages[-1] else None
+        if not train(stage.config, stage.folder, is_quiet, profiled):
+            return
+
+
+def train(
+    config: TrainConfig, run_dir: Path, is_quiet: bool = False, profile_step: int | None = None
+) -> bool:
     """Trains a model as a configuration says; the same call goes on with a run that was stopped.
 
-    RUN_DIR gets config.yaml, metrics.jsonl, rollouts.jsonl, validation.jsonl, checkpoints/ and, at
-    the end, model/: a folder in the published layout.
+    RUN_DIR gets config.yaml, attempts.jsonl, metrics.jsonl, rollouts.jsonl, validation.jsonl,
+    checkpoints/ and, at the end, model/: a folder in the published layout.
 
     Args:
       config: everything that decides the run.
       run_dir: new, empty, or the folder of the same run.
       is_quiet: nothing on stderr.
+      profile_step: step to write a trace of, into RUN_DIR/profile.
+
+    Returns:
+      Whether all steps are done; else the run was asked to stop.
 
     Raises:
       ConfigError: the folder holds a run with other settings.
@@ -55,12 +93,12 @@ def train(config: TrainConfig, run_dir: Path, is_quiet: bool = False) -> None:
         written or read.
       WeightsError, LabelError, UnreadableVideosError, OSError: model or data cannot be read.
     """
-    with open_run(config, run_dir, is_quiet) as run:
+    with open_run(config, run_dir, is_quiet, profile_step) as run:
         if config.run.mode == "sft":
             train_sft(run)
         else:
             train_grpo(run)
-        run.finish()
+        return run.finish()
 
 
 def train_grpo(run: Run) -> None:
@@ -154,10 +192,11 @@ def pack(
 def with_other_policies(run: Run, batch: UpdateBatch) -> UpdateBatch:
     """Adds the log-probs of the reference, and of the present policy where it will move on."""
     reference, old = None, None
-    if run.start.reference is not None:
-        reference = response_logprobs(run.start.reference, run.start.frozen, batch, run.static)
-    if run.config.run.updates_per_rollout > 1:
-        old = response_logprobs(run.state.trained, run.start.frozen, batch, run.static)
+    with no_implicit_transfers():
+        if run.start.reference is not None:
+            reference = response_logprobs(run.start.reference, run.start.frozen, batch, run.static)
+        if run.config.run.updates_per_rollout > 1:
+            old = response_logprobs(run.state.trained, run.start.frozen, batch, run.static)
     # Waited for, so that the time is counted where it is spent.
     jax.block_until_ready((reference, old))
     return dataclasses.replace(batch, reference_logprobs=reference, old_logprobs=old)
@@ -167,12 +206,14 @@ def update_policy(run: Run, batch: UpdateBatch) -> dict[str, float]:
     """All updates of one rollout; the mean of each metric."""
     collected = []
     for _ in range(run.config.run.updates_per_rollout):
-        trained, opt_state, metrics = update(
-            run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,
-            run.optimizer,
-        )  # fmt: skip
+        with no_implicit_transfers():
+            trained, opt_state, metrics = update(
+                run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,
+                run.optimizer,
+            )  # fmt: skip
+            values = vars(jax.device_get(metrics))
         run.state = TrainState(trained, opt_state)
-        collected.append({name: float(value) for name, value in vars(metrics).items()})
+        collected.append({name: float(value) for name, value in values.items()})
     return {name: float(np.mean([row[name] for row in collected])) for name in collected[0]}
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,7 @@ from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
 from vqathinker_jax.spec import VideoSpec
 
-TRAINED_PARTS = {
-    "full": ("vision", "projector", "motion_projector", "decoder"),
-    "projector": ("projector", "motion_projector", "decoder"),
-    "frozen": ("decoder",),
-}
-"""What trains for each value of `vision`; SlowFast never does."""
+M = TypeVar("M")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +111,7 @@ class OptimizerConfig:
 class UpdateBatch:
     """What one update trains on; every array leads with the videos."""
 
-    pixels: Float[Array, "N F S S 3"]
+    pixels: Float[Array, "N I S S 3"]
     """Normalised, compute dtype."""
     prompt_ids: Int[Array, "N P"]
     """int32, padded on the right."""
@@ -162,22 +159,6 @@ class Static:
     micro_batch: int
     """Videos per forward and backward pass; gradients are accumulated over the batch."""
     max_completion_length: int
-
-
-def is_trained(vision: str, path: tuple) -> bool:
-    """Whether the parameter at `path` trains when `vision` is full, projector or frozen."""
-    return path[0] in TRAINED_PARTS[vision]
-
-
-def split_trained(model: VQAThinker, vision: str) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """The model as its structure, the parameters that train and those that do not.
-
-    Raises:
-      ValueError: an unknown value of `vision`.
-    """
-    if vision not in TRAINED_PARTS:
-        raise ValueError(f"vision must be one of {tuple(TRAINED_PARTS)}, got {vision!r}")
-    return nnx.split(model, lambda path, _: is_trained(vision, path), ...)
 
 
 def policy_logprobs(
@@ -241,12 +222,7 @@ def update(
         model = nnx.merge(static.graphdef, trained, frozen)
         return _loss(model, part, static, num_tokens)
 
-    def accumulate(total, part: UpdateBatch):
-        grads, metrics = jax.grad(loss_of, has_aux=True)(trained, part)
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
-
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
-    grads, metrics = jax.lax.scan(accumulate, zeros, parts)
+    grads, metrics = summed_gradients(loss_of, trained, parts)
     # "dapo" already divides by the tokens of the whole batch; the others are means over parts.
     share = 1.0 if static.objective.loss_type == "dapo" else 1.0 / num_parts
     grads = jax.tree.map(lambda g: g * share, grads)
@@ -256,6 +232,26 @@ def update(
     )
     trained, opt_state = apply_gradients(trained, opt_state, grads, optimizer)
     return trained, opt_state, metrics
+
+
+def summed_gradients(
+    loss_of: Callable[[nnx.State, UpdateBatch], tuple[Array, M]],
+    trained: nnx.State,
+    parts: UpdateBatch,
+) -> tuple[nnx.State, M]:
+    """The float32 sum of the gradients of all micro-batches, and their stacked metrics."""
+    gradient = jax.grad(loss_of, has_aux=True)
+
+    def accumulate(total: nnx.State, part: UpdateBatch) -> tuple[nnx.State, M]:
+        grads, metrics = gradient(trained, part)
+        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
+
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+    if parts.responses.shape[0] == 1:
+        # A loop of one pass would cost a third of the speed on a CPU.
+        grads, metrics = accumulate(zeros, jax.tree.map(lambda a: a[0], parts))
+        return grads, jax.tree.map(lambda a: a[None], metrics)
+    return jax.lax.scan(accumulate, zeros, parts)
 
 
 def apply_gradients(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.metrics import plcc, srcc
-from vqathinker_jax.scoring import ScoreSettings, score_many
+from vqathinker_jax.rl.answers import parse_response, reasoning_text
+from vqathinker_jax.rl.words import words_agreement
+from vqathinker_jax.scoring import Asker, ScoreSettings, even_batch_size
 
 
 def validate(
@@ -27,34 +31,63 @@ def validate(
 
     Returns:
       `srcc`, `plcc`, `mae` (NaN where undefined), `parse_rate` (of the readable videos), `videos`,
-      `unreadable`, `seconds`.
+      `unreadable`, `seconds`; and `words_f1`, the mean over distortions of the F1 of naming them,
+      where the labels say what is wrong (NaN where undefined).
     """
     start = time.perf_counter()
+    batch_size = even_batch_size(len(videos), config.run.videos_per_step)
     settings = ScoreSettings(
         max_new_tokens=config.rollout.max_completion_length,
         prompt_style=config.data.prompt_style,
-        decoder=config.data.decoder,
-        batch_size=min(config.run.videos_per_step, len(videos)),
-        workers=max(1, config.data.num_workers),
-        timeout_s=config.data.timeout_s,
+        batch_size=batch_size,
     )
-    results = list(score_many(model, [video.path for video in videos], settings))
-    pairs = [
-        (result.score, video.score)
-        for result, video in zip(results, videos, strict=True)
-        if result.score is not None
-    ]
-    answered = sum(result.status == "ok" for result in results)
-    said, truth = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return {
-        "srcc": srcc(said, truth) if pairs else math.nan,
-        "plcc": plcc(said, truth) if pairs else math.nan,
-        "mae": float(np.abs(np.subtract(said, truth)).mean()) if pairs else math.nan,
-        "parse_rate": len(pairs) / answered if answered else 0.0,
+    asker = Asker(model, settings, batch_size)
+    said, truth, texts, answered = [], [], [], []
+    with config.data.open_reader(model.video, config.data.num_workers) as reader:
+        clips = reader.read_ahead([video.path for video in videos], ahead=batch_size)
+        readable = (
+            (video, frames)
+            for video, frames in zip(videos, clips, strict=True)
+            if not isinstance(frames, VideoError)
+        )
+        while batch := list(itertools.islice(readable, batch_size)):
+            responses = asker.ask(np.stack([frames for _, frames in batch]))
+            for (video, _), (text,) in zip(batch, responses, strict=True):
+                answered.append(video)
+                texts.append(reasoning_text(text))
+                score = parse_response(text).score
+                if score is not None:
+                    said.append(score)
+                    truth.append(video.score)
+    row = {
+        "srcc": srcc(said, truth) if said else math.nan,
+        "plcc": plcc(said, truth) if said else math.nan,
+        "mae": float(np.abs(np.subtract(said, truth)).mean()) if said else math.nan,
+        "parse_rate": len(said) / len(answered) if answered else 0.0,
         "videos": len(videos),
-        "unreadable": len(videos) - answered,
+        "unreadable": len(videos) - len(answered),
         "seconds": round(time.perf_counter() - start, 2),
     }
+    if any(video.distortions is not None for video in videos):
+        row["words_f1"] = words_f1(texts, answered)
+    return row
+
+
+def words_f1(texts: Sequence[str | None], videos: Sequence[LabelledVideo]) -> float:
+    """The mean over all distortions in the labels of the F1 of naming them.
+
+    Args:
+      texts: the reasoning about each video.
+      videos: those whose label does not say what is wrong are left out.
+    """
+    pairs = [
+        (text, video.distortions)
+        for text, video in zip(texts, videos, strict=True)
+        if video.distortions is not None
+    ]
+    names = sorted({one.name for _, truth in pairs for one in truth})
+    named, truths = [text for text, _ in pairs], [truth for _, truth in pairs]
+    return words_agreement(named, truths, names).macro_f1
 
 
 def shown(value: float) -> str:

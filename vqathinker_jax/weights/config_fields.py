@@ -9,7 +9,7 @@ from typing import Any
 
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
-from vqathinker_jax.spec import INFERENCE
+from vqathinker_jax.spec import INFERENCE, VideoSpec
 from vqathinker_jax.weights.config_json import (
     HF_ARCHITECTURE,
     OFFICIAL_ARCHITECTURE,
@@ -24,7 +24,7 @@ def own_facts(folder: FolderConfig) -> dict[str, Any]:
     """What goes under `vqathinker_jax`: only what differs from the published model."""
     facts: dict[str, Any] = {}
     if folder.video != INFERENCE:
-        facts["video"] = dataclasses.asdict(folder.video)
+        facts["video"] = _video_fields(folder.video)
     if folder.model.slowfast != SlowFastConfig():
         facts["slowfast"] = dataclasses.asdict(folder.model.slowfast)
     if folder.prompt_style != "test":
@@ -32,6 +32,15 @@ def own_facts(folder: FolderConfig) -> dict[str, Any]:
     if folder.kind != PUBLISHED:
         facts["kind"] = folder.kind
     return facts
+
+
+def _video_fields(video: VideoSpec) -> dict[str, Any]:
+    # Folders of models without details say nothing of them, so that older readers take them too.
+    fields, published = dataclasses.asdict(video), dataclasses.asdict(INFERENCE)
+    details = ("num_details", "fragment_size")
+    if all(fields[name] == published[name] for name in details):
+        fields = {name: value for name, value in fields.items() if name not in details}
+    return fields
 
 
 def make_config(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vqathinker_jax.data.prompt import STYLES
 from vqathinker_jax.models.internvit import InternViTConfig
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
@@ -19,7 +20,6 @@ CONFIG_NAME = "config.json"
 OWN_KEY = "vqathinker_jax"
 PUBLISHED = "published"
 TEMPLATE = "internvl2_5"
-PROMPT_STYLES = ("test", "train")
 
 OFFICIAL_ARCHITECTURE = "InternVLChatModel"
 HF_ARCHITECTURE = "InternVLForConditionalGeneration"
@@ -44,14 +44,14 @@ class FolderConfig:
     video: VideoSpec = INFERENCE
     """The geometry the model is meant to see videos in."""
     prompt_style: str = "test"
-    """`test` or `train`: which of the two published prompts it answers."""
+    """Which of the prompts in `STYLES` it answers."""
     kind: str = PUBLISHED
     """`published`, or a label of where the weights come from: `random`, `nano`, ..."""
 
     def __post_init__(self) -> None:
-        if self.prompt_style not in PROMPT_STYLES:
+        if self.prompt_style not in STYLES:
             raise WeightsError(
-                f"prompt_style must be {' or '.join(PROMPT_STYLES)}, got {self.prompt_style!r}"
+                f"prompt_style must be one of {', '.join(STYLES)}, got {self.prompt_style!r}"
             )
 
     def to_json(self) -> dict[str, Any]:

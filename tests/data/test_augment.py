@@ -1,0 +1,74 @@
+"""Views of a clip: permutations of its pixels, all of them drawn, from seed and place alone."""
+
+import dataclasses
+
+import numpy as np
+
+from vqathinker_jax.data.augment import NUM_VIEWS, View, augment, draw_view
+
+FRAMES = np.random.default_rng(0).permutation(2 * 5 * 5 * 3).astype(np.uint8).reshape(2, 5, 5, 3)
+"""Every value once, so that no two views are equal."""
+PLAIN = View.of(0)
+
+
+def test_number_zero_is_the_clip_as_it_is():
+    np.testing.assert_array_equal(augment(FRAMES, PLAIN), FRAMES)
+
+
+def test_all_views_differ_and_are_permutations_of_each_image():
+    seen = set()
+    for number in range(NUM_VIEWS):
+        shown = augment(FRAMES, View.of(number))
+        assert shown.shape == FRAMES.shape and shown.dtype == np.uint8
+        assert shown.flags.c_contiguous
+        for image, original in zip(shown, FRAMES, strict=True):
+            np.testing.assert_array_equal(np.sort(image, None), np.sort(original, None))
+        seen.add(shown.tobytes())
+    assert len(seen) == NUM_VIEWS == 48
+
+
+def test_all_images_get_the_same_view():
+    for number in (7, 29, 47):
+        both = augment(FRAMES, View.of(number))
+        for i in range(2):
+            np.testing.assert_array_equal(
+                augment(FRAMES[i : i + 1], View.of(number)), both[i : i + 1]
+            )
+
+
+def test_each_part_of_a_view_does_what_it_says():
+    def view(**changes):
+        return augment(FRAMES, dataclasses.replace(PLAIN, **changes))[1]
+
+    image = FRAMES[1]
+    for y in range(5):
+        for x in range(5):
+            np.testing.assert_array_equal(view(is_mirrored=True)[y, x], image[y, 4 - x])
+            np.testing.assert_array_equal(view(is_upside_down=True)[y, x], image[4 - y, x])
+            np.testing.assert_array_equal(view(is_transposed=True)[y, x], image[x, y])
+    np.testing.assert_array_equal(view(channels=(2, 0, 1))[..., 0], image[..., 2])
+    np.testing.assert_array_equal(view(channels=(2, 0, 1))[..., 1], image[..., 0])
+    turned = view(is_mirrored=True, is_transposed=True)
+    np.testing.assert_array_equal(turned[1, 3], image[3, 4 - 1])
+
+
+def test_the_clip_itself_is_left_alone():
+    before = FRAMES.copy()
+    for number in range(NUM_VIEWS):
+        augment(FRAMES, View.of(number))[:] = 0
+    np.testing.assert_array_equal(FRAMES, before)
+
+
+def test_draws_are_even_and_depend_on_seed_and_record_alone():
+    views = [draw_view(5, record) for record in range(4800)]
+    assert views == [draw_view(5, record) for record in range(4800)]
+    counts = [views.count(View.of(number)) for number in range(NUM_VIEWS)]
+    # 100 are expected of each, with a standard deviation of 10.
+    assert min(counts) > 60 and max(counts) < 140
+    others = [draw_view(6, record) for record in range(4800)]
+    assert sum(view == other for view, other in zip(views, others, strict=True)) < 200
+
+
+def test_draws_are_those_of_the_runs_before():
+    """A resumed run must not see other clips than it would have, whatever was upgraded between."""
+    assert [draw_view(5, record) for record in range(3)] == [View.of(n) for n in (5, 16, 33)]

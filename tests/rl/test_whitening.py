@@ -1,0 +1,85 @@
+"""Filters that weigh all directions of the training patches alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vqathinker_jax.models.internvit import InternViTConfig
+from vqathinker_jax.models.pixels import normalize_pixels
+from vqathinker_jax.models.qwen2 import Qwen2Config
+from vqathinker_jax.models.slowfast import SlowFastConfig
+from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.rl.whitening import cut_patches, whiten, whitened_filters
+from vqathinker_jax.spec import VideoSpec
+from vqathinker_jax.weights.initial import InitialSource
+from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
+
+
+def test_outputs_have_mean_zero_and_variance_one():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(500, 7)) * np.geomspace(10, 1e-2, 7) + 3
+    filters = whitened_filters(patches, 5, rng)
+    out = patches @ filters.kernel + filters.bias
+    np.testing.assert_allclose(out.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(out.std(0), 1, rtol=1e-4)
+
+
+def test_a_weak_direction_is_seen_as_well_as_a_strong_one():
+    rng = np.random.default_rng(1)
+    patches = rng.normal(size=(4000, 2)) * np.array([1.0, 0.02])
+    filters = whitened_filters(patches, 400, rng)
+    share = (filters.kernel[1] * 0.02) ** 2 / (
+        filters.kernel[0] ** 2 + (filters.kernel[1] * 0.02) ** 2
+    )
+    assert share.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_gain_on_directions_without_variance_is_bounded():
+    rng = np.random.default_rng(2)
+    patches = np.column_stack([rng.normal(size=300), np.zeros(300)])
+    filters = whitened_filters(patches, 50, rng)
+    assert np.isfinite(filters.kernel).all()
+
+
+def test_patches_lie_inside_their_clip():
+    clip = np.arange(5 * 8 * 9 * 3, dtype=np.float32).reshape(1, 5, 8, 9, 3)
+    patches = cut_patches(clip, (2, 3, 4), np.random.default_rng(0))
+    assert patches.shape[1] == 2 * 3 * 4 * 3
+    places = {tuple(np.argwhere(clip[0] == patch[0])[0, :3]) for patch in patches}
+    assert {t for t, _, _ in places} == set(range(4))
+    assert {y for _, y, _ in places} == set(range(6)) and {x for _, _, x in places} == set(range(6))
+
+
+def test_a_model_gets_filters_that_answer_to_its_clips():
+    cfg = VQAThinkerConfig(
+        vision=InternViTConfig(
+            hidden_size=22, intermediate_size=26, num_hidden_layers=1, num_attention_heads=1,
+            image_size=28,
+        ),
+        decoder=Qwen2Config(
+            vocab_size=11, hidden_size=12, intermediate_size=13, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1,
+        ),
+        slowfast=SlowFastConfig(
+            stem_width=10, fast_ratio=2, depths=(1, 1, 1, 1), slow_pool=(1, 1, 1),
+            fast_pool=(1, 1, 1),
+        ),
+    )  # fmt: skip
+    graphdef, state = abstract_model(cfg)
+    source = InitialSource(parameter_shapes(state), 0)
+    model = fill_model(graphdef, state, source, None, "float32")
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (17, 7, 28, 28, 3), dtype=np.uint8)
+    whiten(model, clips, VideoSpec(6, 28, 3, 1, num_details=1), seed=0)
+    pixels = normalize_pixels(jnp.asarray(clips))
+    patch = pixels[:, 0, :14, :14].reshape(17, -1)
+    out = patch @ model.vision.patch_embedding.kernel[...].reshape(588, 22)
+    out = out + model.vision.patch_embedding.bias[...]
+    assert 0.5 < float(out.std()) < 2 and abs(float(out.mean())) < 0.3
+    for stem in (model.slowfast.stem.slow, model.slowfast.stem.fast):
+        conv = nnx.jit(lambda stem, x: stem.norm(stem.conv(x)))(stem, pixels[:, :6])
+        inner = conv[:, 2:4, 3:-3, 3:-3]
+        assert 0.3 < float(inner.std()) < 2 and abs(float(inner.mean())) < 0.3
+    assert jax.tree.all(jax.tree.map(lambda a: bool(jnp.isfinite(a).all()), nnx.state(model)))

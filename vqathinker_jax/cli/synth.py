@@ -1,0 +1,54 @@
+"""`vqathinker synth`: distorted clips with pseudo opinion scores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Commands, add_command, at_least_one, fail
+
+
+def add(commands: Commands) -> None:
+    """Declares the command."""
+    command = add_command(
+        commands,
+        "synth",
+        run,
+        "make distorted clips with pseudo opinion scores",
+        "Writes real video files of procedural and photographic content with known distortions,\n"
+        "labels from 1 to 5 computed from their severity, and a split by content. The labels are\n"
+        "not opinions of people. The same line again goes on where it stopped.",
+    )
+    command.add_argument("dir", metavar="OUT", help="folder to make or to go on with")
+    command.add_argument("--clips", type=at_least_one, required=True, metavar="N", help="how many")
+    command.add_argument("--seed", type=int, default=0, help="root of everything (default 0)")
+    command.add_argument(
+        "--workers", type=at_least_one, metavar="N", help="processes (default: as many as cores)"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs it; returns the exit code."""
+    from vqathinker_jax.synthetic.collection import SynthesisError, synthesize
+    from vqathinker_jax.terminal import Counter
+
+    try:
+        with Counter("clips", args.clips, is_quiet=args.quiet) as counter:
+            made = synthesize(
+                args.dir,
+                args.clips,
+                args.seed,
+                args.workers,
+                command=f"vqathinker synth OUT --clips {args.clips} --seed {args.seed}",
+                progress=counter.show,
+            )
+    except SynthesisError as error:
+        return fail(args, error, SOME_FAILED)
+    if not made.has_photographs:
+        print(
+            "note: without scikit-image (extra `synth`) all content is procedural", file=sys.stderr
+        )
+    counts = ", ".join(f"{count} {split}" for split, count in made.counts.items())
+    print(f"{args.dir}: {made.num_written} clips written, {made.num_kept} kept ({counts})")
+    return OK

@@ -1,0 +1,72 @@
+"""Random views of a clip in which its damage stays damage: mirrored, turned, colours exchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from jaxtyping import UInt8
+
+CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
+NUM_VIEWS = 2 * 2 * 2 * len(CHANNEL_ORDERS)
+"""Outcomes of a draw: the 8 symmetries of the square, each with 6 orders of the channels."""
+AUGMENT_STREAM = 2
+"""Mixed into the seed, so that these draws differ from those of any other purpose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How all images of a clip are shown.
+
+    Every view is a permutation of a clip's pixels and channels: no value is interpolated, rounded
+    or lost, so that noise, blur and blocks stay as strong as they are.
+    """
+
+    is_mirrored: bool
+    """Left and right change places."""
+    is_upside_down: bool
+    """Top and bottom change places."""
+    is_transposed: bool
+    """Rows become columns, after the flips."""
+    channels: tuple[int, int, int]
+    """Output channel c shows input channel `channels[c]`."""
+
+    @classmethod
+    def of(cls, number: int) -> View:
+        """The view of a number from 0 (the clip as it is) to `NUM_VIEWS - 1`."""
+        symmetry, order = divmod(number, len(CHANNEL_ORDERS))
+        return cls(
+            is_mirrored=bool(symmetry & 1),
+            is_upside_down=bool(symmetry & 2),
+            is_transposed=bool(symmetry & 4),
+            channels=CHANNEL_ORDERS[order],
+        )
+
+
+def draw_view(seed: int, record: int) -> View:
+    """One of the `NUM_VIEWS` views, all equally likely, a function of the arguments alone.
+
+    Args:
+      seed: of the run.
+      record: the place of a clip in the global order, counted on over the epochs.
+    """
+    # A seed sequence, unlike the methods of a generator, gives the same words in every release.
+    words = np.random.SeedSequence((seed, AUGMENT_STREAM, record)).generate_state(1, np.uint64)
+    return View.of(int(words[0]) % NUM_VIEWS)
+
+
+def augment(frames: UInt8[np.ndarray, "I S S 3"], view: View) -> UInt8[np.ndarray, "I S S 3"]:
+    """All images of a clip in one view.
+
+    >>> frames = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    >>> augment(frames, View(True, False, False, (0, 1, 2)))[0, :, :, 0].tolist()
+    [[3, 0], [9, 6]]
+    """
+    if view.is_mirrored:
+        frames = frames[:, :, ::-1]
+    if view.is_upside_down:
+        frames = frames[:, ::-1]
+    if view.is_transposed:
+        frames = frames.swapaxes(1, 2)
+    return np.ascontiguousarray(frames[..., view.channels])

@@ -1,0 +1,1 @@
+"""A demonstration that needs nothing: clips of known damage, what a model says, one page."""
