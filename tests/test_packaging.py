@@ -29,20 +29,22 @@ def built(tmp_path_factory) -> Path:
     return work / "dist"
 
 
-def test_wheel_and_sdist_hold_every_module(built):
+def test_wheel_and_sdist_hold_every_file(built):
     (wheel,) = built.glob("*.whl")
     (sdist,) = built.glob("*.tar.gz")
-    modules = {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "vqathinker_jax").rglob("*.py")
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "vqathinker_jax").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert modules <= names
+    assert files <= names
     assert not any(name.startswith("tests/") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
-    assert modules <= inside
+    assert files <= inside
     assert {"README.md", "LICENSE", "pyproject.toml"} <= inside
 
 

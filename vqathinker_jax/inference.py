@@ -37,7 +37,7 @@ class EncodedVideos:
     """What the decoder sees of N videos."""
 
     visual: Float[Array, "N I T D"]
-    """Visual tokens of every image, the frames' before the details', compute dtype."""
+    """Visual tokens of every image, the frames' before the extras', compute dtype."""
     motion: Float[Array, "N 1 D"]
     """The motion token, compute dtype."""
 
@@ -78,7 +78,7 @@ class LoadedModel:
             tokens_per_frame=self.tokens_per_frame,
             style=self.prompt_style if style is None else style,
             question=question,
-            num_details=self.video.num_details,
+            num_extras=self.video.num_extras,
         )
         return encode_prompt(self.tokenizer, text)
 

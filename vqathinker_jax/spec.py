@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+VIEWS = ("squashed", "fragments")
+"""How a frame becomes a square image."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoSpec:
@@ -12,13 +15,13 @@ class VideoSpec:
     Defaults are the published inference geometry; `TRAINING` is the published training geometry.
     The pooling windows of SlowFast belong to the weights and live in `SlowFastConfig`.
 
-    The model is shown I = F + D images: whole frames squashed to a square, which hides compression,
-    noise and small blur, and after them mosaics of native pixels, which do not
-    (`data.fragments`).
+    The model is shown I = F + D images: the frames in one view, and after them extras in the other.
+    Squashed to a square, a frame is seen whole, but compression, noise and small blur vanish; as a
+    mosaic of native pixels (`data.fragments`) it keeps them. SlowFast sees the frames only.
 
     Raises:
-      ValueError: a count below one (zero for `num_details`), fewer frames than the slow pathway
-        needs, more details than frames, or images that fragments do not fill.
+      ValueError: an unknown view, a count below one (zero for `num_extras`), fewer frames than the
+        slow pathway needs, more extras than frames, or images that fragments do not fill.
     """
 
     num_frames: int = 12
@@ -29,14 +32,20 @@ class VideoSpec:
     """The slow pathway sees `num_frames // slow_divisor` frames."""
     motion_repeat: int = 4
     """Times each temporal position of both feature maps is repeated before pooling."""
-    num_details: int = 0
-    """D: mosaics of unscaled fragments shown after the frames."""
+    num_extras: int = 0
+    """D: images in the other view, shown after the frames."""
     fragment_size: int = 28
     """Side in pixels of a fragment; 28 is one visual token (patch 14, pixel shuffle by 2)."""
+    view: str = "squashed"
+    """How frames are shown: `squashed`, as published, or as mosaics of `fragments`."""
 
     def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise ValueError(f"VideoSpec.view must be one of {VIEWS}, got {self.view!r}")
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "num_details" else 1
+            value, least = getattr(self, field.name), 0 if field.name == "num_extras" else 1
+            if field.name == "view":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(
                     f"VideoSpec.{field.name} must be an integer >= {least}, got {value!r}"
@@ -46,21 +55,26 @@ class VideoSpec:
                 f"VideoSpec: num_frames={self.num_frames} is less than "
                 f"slow_divisor={self.slow_divisor}: the slow pathway would see no frame"
             )
-        if self.num_details > self.num_frames:
+        if self.num_extras > self.num_frames:
             raise ValueError(
-                f"VideoSpec: num_details={self.num_details} is more than "
-                f"num_frames={self.num_frames}: each detail is made from a frame of its own"
+                f"VideoSpec: num_extras={self.num_extras} is more than "
+                f"num_frames={self.num_frames}: each extra is made from a frame of its own"
             )
-        if self.num_details and self.image_size % self.fragment_size:
+        if self.has_mosaics and self.image_size % self.fragment_size:
             raise ValueError(
                 f"VideoSpec: image_size={self.image_size} is not a multiple of "
-                f"fragment_size={self.fragment_size}, of which details are made"
+                f"fragment_size={self.fragment_size}, of which mosaics are made"
             )
 
     @property
     def num_images(self) -> int:
-        """I = F + D: the frames, then the details."""
-        return self.num_frames + self.num_details
+        """I = F + D: the frames, then the extras."""
+        return self.num_frames + self.num_extras
+
+    @property
+    def has_mosaics(self) -> bool:
+        """Whether any image is a mosaic of fragments."""
+        return self.num_extras > 0 or self.view == "fragments"
 
 
 INFERENCE = VideoSpec()

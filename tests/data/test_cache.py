@@ -12,7 +12,7 @@ from vqathinker_jax.data import cache as cache_module
 from vqathinker_jax.data.cache import CacheError, FrameCache
 from vqathinker_jax.data.clip import FrameRequest, VideoError
 
-REQUEST = FrameRequest(num_frames=3, image_size=14, num_details=2, fragment_size=7)
+REQUEST = FrameRequest(num_frames=3, image_size=14, num_extras=2, fragment_size=7)
 
 
 class Source:
@@ -99,7 +99,7 @@ def test_everything_that_decides_the_images_is_part_of_the_name(folder, source, 
         "num_frames": 4,
         "image_size": 21,
         "bound": (0.5, 1.0),
-        "num_details": 1,
+        "num_extras": 1,
         "fragment_size": 2,
     }
     assert set(changes) == {field.name for field in dataclasses.fields(FrameRequest)}

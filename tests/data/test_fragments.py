@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vqathinker_jax.data.fragments import detail_slots, fragments
+from vqathinker_jax.data.fragments import extra_slots, fragments
 
 
 def numbered(height: int, width: int) -> np.ndarray:
@@ -65,11 +65,11 @@ def test_a_frame_of_the_mosaic_s_own_size_is_shown_as_it_is():
 
 
 def test_details_are_spread_over_the_frames():
-    assert detail_slots(12, 3).tolist() == [2, 6, 10]
-    assert detail_slots(5, 2).tolist() == [1, 3]
-    assert detail_slots(7, 7).tolist() == list(range(7))
-    assert detail_slots(7, 1).tolist() == [3]
-    assert detail_slots(7, 0).tolist() == []
+    assert extra_slots(12, 3).tolist() == [2, 6, 10]
+    assert extra_slots(5, 2).tolist() == [1, 3]
+    assert extra_slots(7, 7).tolist() == list(range(7))
+    assert extra_slots(7, 1).tolist() == [3]
+    assert extra_slots(7, 0).tolist() == []
 
 
 @pytest.mark.parametrize(("size", "fragment"), [(7, 3), (0, 1), (4, 0)])

@@ -75,7 +75,7 @@ def test_the_collector_fills_every_slot_of_a_repeated_frame():
 
 def test_the_collector_makes_details_of_the_frames_in_their_slots():
     # Slots floor((j + 1/2) 5 / 2): 1 and 3, which show frames 4 and 6.
-    request = FrameRequest(5, 4, num_details=2, fragment_size=2)
+    request = FrameRequest(5, 4, num_extras=2, fragment_size=2)
     collector = FrameCollector(np.array([2, 4, 4, 6, 8], np.int64), request)
     assert collector.frames.shape == (7, 4, 4, 3)
     for index in (8, 6, 4, 2):

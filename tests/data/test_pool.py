@@ -42,7 +42,7 @@ def test_clips_equal_those_of_read_clip(clip_path, tmp_path):
 
 
 def test_a_request_reaches_the_worker_whole(clip_path):
-    request = FrameRequest(4, S, bound=(0.1, 0.3), num_details=3, fragment_size=7)
+    request = FrameRequest(4, S, bound=(0.1, 0.3), num_extras=3, fragment_size=7)
     expected = read_clip(clip_path, request, limits=Limits(threads=1))
     found = read_clip_bounded(clip_path, request)
     assert found.frames.shape == (7, S, S, 3) and found.indices.shape == (4,)

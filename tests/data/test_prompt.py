@@ -61,11 +61,11 @@ def test_the_middle_dot_and_the_commas_of_the_system_text():
 
 
 def test_details_come_after_the_frames_in_the_spacing_of_the_style():
-    text = build_prompt_text(1, 2, num_details=2)
-    images = f"Frame1: <img>{C}{C}</img>Detail1: <img>{C}{C}</img>Detail2: <img>{C}{C}</img>"
+    text = build_prompt_text(1, 2, num_extras=2)
+    images = f"Frame1: <img>{C}{C}</img>View1: <img>{C}{C}</img>View2: <img>{C}{C}</img>"
     assert f":{images}Motion Feature: <img>{C}</img>" in text
-    text = build_prompt_text(1, 2, style="train", num_details=2)
-    images = f"Frame1:<img>{C}{C}</img>\nDetail1:<img>{C}{C}</img>\nDetail2:<img>{C}{C}</img>\n"
+    text = build_prompt_text(1, 2, style="train", num_extras=2)
+    images = f"Frame1:<img>{C}{C}</img>\nView1:<img>{C}{C}</img>\nView2:<img>{C}{C}</img>\n"
     assert f":\n{images}Motion Feature:<img>{C}</img>\n" in text
 
 
@@ -91,7 +91,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="needs frames"):
         build_prompt_text(0, 2)
     with pytest.raises(ValueError, match="-1 details"):
-        build_prompt_text(1, 2, num_details=-1)
+        build_prompt_text(1, 2, num_extras=-1)
 
 
 def test_encoding_adds_no_special_tokens():
@@ -101,3 +101,13 @@ def test_encoding_adds_no_special_tokens():
 
     found = encode_prompt(Bytes(), "ab")
     assert found.dtype == np.int32 and found.tolist() == [97, 98]
+
+
+def test_the_brief_prompt_is_little_but_placeholders():
+    text = build_prompt_text(2, 3, "brief", num_extras=1)
+    image = "<img><IMG_CONTEXT><IMG_CONTEXT><IMG_CONTEXT></img>"
+    assert text == (
+        f"<|im_start|>user\n{image * 3}<img><IMG_CONTEXT></img>Rate this video.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert "Is it sharp?<|im_end|>" in build_prompt_text(2, 3, "brief", "Is it sharp?")

@@ -11,7 +11,7 @@ from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.spec import VideoSpec
 
 SPEC = VideoSpec(
-    num_frames=3, image_size=28, slow_divisor=3, motion_repeat=2, num_details=1, fragment_size=7
+    num_frames=3, image_size=28, slow_divisor=3, motion_repeat=2, num_extras=1, fragment_size=7
 )
 MISSING = 2
 

@@ -372,7 +372,7 @@ def test_bad_requests(tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         read_clip(tmp_path / "a.mp4", FrameRequest(0, S))
     with pytest.raises(ValueError, match="multiple of fragment_size"):
-        FrameRequest(3, 28, num_details=1, fragment_size=8)
+        FrameRequest(3, 28, num_extras=1, fragment_size=8)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
@@ -381,7 +381,7 @@ def test_details_follow_the_frames(tmp_path, decoder):
         pytest.importorskip("decord", reason="decord has no wheels for this system")
     path = write_clip(tmp_path / "a.mp4", pictures(31, 128, 96))
     plain = read_clip(path, FrameRequest(5, 96), decoder=decoder, limits=LIMITS)
-    request = FrameRequest(5, 96, num_details=2, fragment_size=32)
+    request = FrameRequest(5, 96, num_extras=2, fragment_size=32)
     clip = read_clip(path, request, decoder=decoder, limits=LIMITS)
     assert clip.frames.shape == (7, 96, 96, 3) and clip.indices.shape == (5,)
     np.testing.assert_array_equal(clip.frames[:5], plain.frames)
@@ -403,7 +403,7 @@ def decode_frame(path, index):
 def test_a_still_has_details(tmp_path):
     picture = pictures(1, 60, 44)[0]
     Image.fromarray(picture).save(tmp_path / "a.png")
-    clip = read_clip(tmp_path / "a.png", FrameRequest(2, S, num_details=1, fragment_size=S))
+    clip = read_clip(tmp_path / "a.png", FrameRequest(2, S, num_extras=1, fragment_size=S))
     # One fragment, in the middle: (44 - 28) / 2 and (60 - 28) / 2.
     np.testing.assert_array_equal(clip.frames[2], picture[8:36, 16:44])
     np.testing.assert_array_equal(clip.frames[1], resize_square(picture, S))

@@ -14,7 +14,7 @@ from vqathinker_jax.demo.outcome import NOT_OPINIONS, Row, agree, agreement_text
 from vqathinker_jax.demo.page import place, plot_points, render_page, strip_indices
 from vqathinker_jax.demo.training import ShortRun, TrainingReport
 
-REPORT = TrainingReport(4, 2, (0.5, 0.75), (0.9, 1.0), (0.0, 0.01), 33.0)
+REPORT = TrainingReport(4, 2, (0.5, 0.75), (0.9, 1.0), 33.0)
 
 
 class Reader(HTMLParser):

@@ -16,7 +16,7 @@ D = 2
 def detailed(small_model):
     """The small model, shown two details after its four frames."""
     loaded = small_model.loaded
-    return dataclasses.replace(loaded, video=dataclasses.replace(loaded.video, num_details=D))
+    return dataclasses.replace(loaded, video=dataclasses.replace(loaded.video, num_extras=D))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_details_are_encoded_like_frames_and_motion_does_not_see_them(
 def test_frames_then_details_then_motion_are_spliced_in(detailed, encoded):
     prompt = detailed.build_prompt()
     text = detailed.tokenizer.decode(prompt)
-    places = [text.index(name) for name in ("Frame4", "Detail1", "Detail2", "Motion Feature")]
+    places = [text.index(name) for name in ("Frame4", "View1", "View2", "Motion Feature")]
     assert places == sorted(places)
     ids = np.broadcast_to(prompt, (3, len(prompt)))
     lengths = jnp.full(3, len(prompt), jnp.int32)

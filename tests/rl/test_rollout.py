@@ -81,7 +81,7 @@ def test_gathered_frames_equal_encoding_the_perturbed_clip(small_model, pixels):
 
 def test_details_of_a_perturbed_clip_are_the_clean_ones(small_model, pixels):
     loaded = small_model.loaded
-    video = dataclasses.replace(loaded.video, num_details=2)
+    video = dataclasses.replace(loaded.video, num_extras=2)
     images = np.concatenate([pixels, 2 * pixels[:, 1:3]], axis=1)
     frames = jnp.array([[3, 3, 0, -1], [3, 2, 1, 0], [-1, 2, -1, 0]], jnp.int32)
     clean = encode(loaded.graphdef, loaded.state, jnp.asarray(images), video)

@@ -51,7 +51,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_word_of_a_prompt_is_one_token(tokenizer, style):
-    text = build_prompt_text(16, 3, style, num_details=16)
+    text = build_prompt_text(16, 3, style, num_extras=16)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert len(ids) == len(words(tokenizer, text))
     assert tokenizer.decode(ids) == text

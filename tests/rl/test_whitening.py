@@ -72,7 +72,7 @@ def test_a_model_gets_filters_that_answer_to_its_clips():
     model = fill_model(graphdef, state, source, None, "float32")
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 256, (17, 7, 28, 28, 3), dtype=np.uint8)
-    whiten(model, clips, VideoSpec(6, 28, 3, 1, num_details=1), seed=0)
+    whiten(model, clips, VideoSpec(6, 28, 3, 1, num_extras=1), seed=0)
     pixels = normalize_pixels(jnp.asarray(clips))
     patch = pixels[:, 0, :14, :14].reshape(17, -1)
     out = patch @ model.vision.patch_embedding.kernel[...].reshape(588, 22)

@@ -56,7 +56,7 @@ def test_the_published_fields_are_the_published_ones():
 def test_a_folder_speaks_of_details_only_where_there_are_some():
     facts = own_facts(FolderConfig(SMALL, video=TRAINING))
     assert facts["video"].keys() == {"num_frames", "image_size", "slow_divisor", "motion_repeat"}
-    for changes in ({"num_details": 2}, {"num_details": 3, "fragment_size": 14}):
+    for changes in ({"num_extras": 2}, {"num_extras": 3, "fragment_size": 14}):
         video = dataclasses.replace(TRAINING, **changes)
         data = config_json(video=video)
         assert data["vqathinker_jax"]["video"] == dataclasses.asdict(video)

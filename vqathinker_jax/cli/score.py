@@ -17,7 +17,7 @@ from vqathinker_jax.cli.parsing import (
     fail,
     whole_number,
 )
-from vqathinker_jax.spec import VideoSpec
+from vqathinker_jax.spec import VIEWS, VideoSpec
 
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vqathinker_jax.scoring import ScoreSettings
 
 GEOMETRY = tuple(field.name for field in dataclasses.fields(VideoSpec))
+COUNTS = tuple(name for name in GEOMETRY if name != "view")
 """Each has an option of its own that changes it."""
 
 
@@ -97,13 +98,16 @@ def add_seeing(seeing: argparse._ArgumentGroup) -> None:
         help="published geometry: 12 frames of 560 px, or 6 of 448 (default: the folder's, or "
         "inference)",
     )
-    for name in GEOMETRY:
+    for name in COUNTS:
         seeing.add_argument(
             f"--{name.replace('_', '-')}",
             type=whole_number,
             metavar="N",
             help="instead of the geometry's",
         )
+    seeing.add_argument(
+        "--view", choices=VIEWS, help="how frames are shown, instead of the geometry's"
+    )
     seeing.add_argument("--decoder", choices=("pyav", "decord"), default="pyav")
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vqathinker_jax.spec import VideoSpec
+from vqathinker_jax.spec import VIEWS, VideoSpec
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 """How `http://` and the like begin. Never opened, and named in errors as they were given."""
@@ -66,8 +66,8 @@ class Clip:
     """The images of a file that the model sees."""
 
     frames: np.ndarray
-    """uint8 [I, S, S, 3], RGB, upright: F whole frames, each squashed to the square, then D
-    details, each a mosaic of native pixels (`data.fragments`)."""
+    """uint8 [I, S, S, 3], RGB, upright: F frames in the view asked for (squashed to the square, or
+    mosaics of native pixels, `data.fragments`), then D extras in the other."""
     indices: np.ndarray
     """int64 [F]: place of each frame in order of presentation."""
     facts: VideoFacts
@@ -79,8 +79,8 @@ class FrameRequest:
     """Which frames are wanted, and how they are shown.
 
     Raises:
-      ValueError: a count or a size below one (below zero for `num_details`), details that fragments
-        do not fill, or a `bound` that does not run forwards.
+      ValueError: a count or a size below one (below zero for `num_extras`), mosaics that fragments
+        do not fill, an unknown view, or a `bound` that does not run forwards.
     """
 
     num_frames: int
@@ -89,10 +89,12 @@ class FrameRequest:
     """S, pixels."""
     bound: tuple[float, float] | None = None
     """Start and end in seconds; None: the whole clip."""
-    num_details: int = 0
+    num_extras: int = 0
     """D."""
     fragment_size: int = 28
     """Side of a fragment, pixels."""
+    view: str = "squashed"
+    """Of the frames, one of `VIEWS`; extras have the other."""
 
     @classmethod
     def of(cls, spec: VideoSpec) -> FrameRequest:
@@ -100,14 +102,18 @@ class FrameRequest:
         return cls(
             spec.num_frames,
             spec.image_size,
-            num_details=spec.num_details,
+            num_extras=spec.num_extras,
             fragment_size=spec.fragment_size,
+            view=spec.view,
         )
 
     def __post_init__(self) -> None:
-        if min(self.num_frames, self.image_size, self.fragment_size) < 1 or self.num_details < 0:
+        if min(self.num_frames, self.image_size, self.fragment_size) < 1 or self.num_extras < 0:
             raise ValueError(f"num_frames and image_size must be at least 1, got {self}")
-        if self.num_details and self.image_size % self.fragment_size:
+        if self.view not in VIEWS:
+            raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
+        has_mosaics = self.num_extras or self.view == "fragments"
+        if has_mosaics and self.image_size % self.fragment_size:
             raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")
         if self.bound is not None and not self.bound[0] < self.bound[1]:
             raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")

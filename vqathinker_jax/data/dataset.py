@@ -153,7 +153,7 @@ class VideoBatch:
     """Decoded clips of N videos and their opinion scores."""
 
     frames: UInt8[np.ndarray, "N I S S 3"]
-    """The images of every clip: the frames, then the details."""
+    """The images of every clip: the frames, then the extras."""
     gt: Float32[np.ndarray, "N"]
     """Scores from 1 to 5."""
     ids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Details: mosaics of native-resolution fragments of a frame."""
+"""Mosaics of native-resolution fragments of a frame, and which frames extras are made from."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 
-def detail_slots(num_frames: int, num_details: int) -> Int64[np.ndarray, "D"]:
-    """Which of the F sampled frames each detail is made from: floor((j + 1/2) F / D).
+def extra_slots(num_frames: int, num_extras: int) -> Int64[np.ndarray, "D"]:
+    """Which of the F sampled frames each extra is made from: floor((j + 1/2) F / D).
 
-    >>> detail_slots(6, 2).tolist()
+    >>> extra_slots(6, 2).tolist()
     [1, 4]
     """
-    middles = 2 * np.arange(num_details, dtype=np.int64) + 1
-    return middles * num_frames // (2 * max(1, num_details))
+    middles = 2 * np.arange(num_extras, dtype=np.int64) + 1
+    return middles * num_frames // (2 * max(1, num_extras))
 
 
 def fragments(frame: UInt8[np.ndarray, "H W 3"], size: int, fragment: int) -> np.ndarray:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from vqathinker_jax.data.clip import FrameRequest
-from vqathinker_jax.data.fragments import detail_slots, fragments
+from vqathinker_jax.data.fragments import extra_slots, fragments
 from vqathinker_jax.data.resize import resize_square
+from vqathinker_jax.spec import VIEWS
 
 WHOLE_CLIP = (-1e5, 1e5)
 """Seconds: the published bounds of a clip that is read whole."""
@@ -57,7 +58,7 @@ def frame_indices(
 
 
 class FrameCollector:
-    """Gathers the images asked for, frames and details, while a decoder walks through a clip.
+    """Gathers the images asked for, frames and extras, while a decoder walks through a clip.
 
     Args:
       indices: int64 [F], from `frame_indices`.
@@ -66,11 +67,11 @@ class FrameCollector:
 
     def __init__(self, indices: np.ndarray, request: FrameRequest):
         self.indices = indices
-        size, details = request.image_size, request.num_details
-        self.frames = np.empty((len(indices) + details, size, size, 3), np.uint8)
+        size, extras = request.image_size, request.num_extras
+        self.frames = np.empty((len(indices) + extras, size, size, 3), np.uint8)
         self.missing: set[int] = set(indices.tolist())
         self._request = request
-        self._detail_indices = indices[detail_slots(len(indices), details)]
+        self._extra_indices = indices[extra_slots(len(indices), extras)]
 
     def wants(self, index: int) -> bool:
         """Whether the frame at this place was asked for and has not come yet."""
@@ -78,10 +79,16 @@ class FrameCollector:
 
     def add(self, index: int, frame: np.ndarray) -> None:
         """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
-        size, num_frames = self._request.image_size, len(self.indices)
-        self.frames[:num_frames][self.indices == index] = resize_square(frame, size)
-        is_detailed = self._detail_indices == index
-        if is_detailed.any():
-            mosaic = fragments(frame, size, self._request.fragment_size)
-            self.frames[num_frames:][is_detailed] = mosaic
+        num_frames, view = len(self.indices), self._request.view
+        self.frames[:num_frames][self.indices == index] = self._show(frame, view)
+        is_extra = self._extra_indices == index
+        if is_extra.any():
+            (other,) = set(VIEWS) - {view}
+            self.frames[num_frames:][is_extra] = self._show(frame, other)
         self.missing.discard(index)
+
+    def _show(self, frame: np.ndarray, view: str) -> np.ndarray:
+        size = self._request.image_size
+        if view == "fragments":
+            return fragments(frame, size, self._request.fragment_size)
+        return resize_square(frame, size)

@@ -40,7 +40,7 @@ def build_prompt_text(
     tokens_per_frame: int,
     style: str = "test",
     question: str | None = None,
-    num_details: int = 0,
+    num_extras: int = 0,
 ) -> str:
     """The prompt for one video, placeholders written out, up to where the answer begins.
 
@@ -52,19 +52,19 @@ def build_prompt_text(
 
     Args:
       num_frames: F, frames of the video.
-      tokens_per_frame: T, placeholders each of them takes, and each detail.
+      tokens_per_frame: T, placeholders each of them takes, and each extra image.
       style: `test`, for inference, or `train`, both as published; or `brief`, hardly more than the
         placeholders, for a model that is trained with it: a short prefix is cheap.
       question: None for the style's own.
-      num_details: D; with 0 the text is the published one.
+      num_extras: D; with 0 the text is the published one.
 
     Raises:
       ValueError: too small a count, an unknown style, or a question that is not valid Unicode or
         holds a placeholder or a special token.
     """
-    if num_frames < 1 or tokens_per_frame < 1 or num_details < 0:
+    if num_frames < 1 or tokens_per_frame < 1 or num_extras < 0:
         raise ValueError(
-            f"a prompt needs frames and tokens, got {num_frames} frames and {num_details} details "
+            f"a prompt needs frames and tokens, got {num_frames} frames and {num_extras} extras "
             f"of {tokens_per_frame}"
         )
     if question is None:
@@ -76,7 +76,7 @@ def build_prompt_text(
             raise ValueError(f"the question must not contain {placeholder!r}")
     image, motion = _image(tokens_per_frame), _image(1)
     names = [f"Frame{i}" for i in range(1, num_frames + 1)]
-    names += [f"Detail{j}" for j in range(1, num_details + 1)]
+    names += [f"View{j}" for j in range(1, num_extras + 1)]
     match style:
         case "test":
             user = "Now you will receive a video:"

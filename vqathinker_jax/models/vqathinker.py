@@ -82,7 +82,7 @@ class VQAThinker(nnx.Module):
         self.decoder = Qwen2(cfg.decoder, param_dtype=param_dtype, rngs=rngs)
 
     def visual_tokens(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T D"]:
-        """Encodes every image, frames and details alike: tower, pixel shuffle, projector."""
+        """Encodes every image, frames and extras alike: tower, pixel shuffle, projector."""
         num, count, side = pixels.shape[:3]
         images = constrain(pixels.reshape(num * count, side, side, 3), "batch", None, None, None)
         features = self.vision(images, self.cfg.select_layer)[:, 1:]
@@ -95,7 +95,7 @@ class VQAThinker(nnx.Module):
     def motion_feature(
         self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
     ) -> Float[Array, "N M"]:
-        """SlowFast features (M = 2304 as published) of the frames; details are not looked at."""
+        """SlowFast features (M = 2304 as published) of the frames; extras are not looked at."""
         return self.slowfast(pixels[:, : video.num_frames], video.slow_divisor, video.motion_repeat)
 
     def motion_token(

@@ -93,10 +93,10 @@ def encode_perturbed(
     frames: Int[Array, "N F"],
     video: VideoSpec,
 ) -> EncodedVideos:
-    """Perturbed clips from the encoded clean ones; details stay those of the clean clip.
+    """Perturbed clips from the encoded clean ones; extras stay those of the clean clip.
 
     Args:
-      pixels: normalised pixels of the clean clips, details included.
+      pixels: normalised pixels of the clean clips, extras included.
       visual: their visual tokens.
       frames: int32 indices of the frames to show, -1 for a frame whose normalised pixels are zero.
     """
@@ -115,8 +115,8 @@ def encode_perturbed(
         )
 
     motion = model.motion_token(gather(pixels, blank_pixels), video)
-    details = visual[:, num_frames:]
-    return EncodedVideos(jnp.concatenate([gather(visual, blank), details], axis=1), motion)
+    extras = visual[:, num_frames:]
+    return EncodedVideos(jnp.concatenate([gather(visual, blank), extras], axis=1), motion)
 
 
 def roll_out(

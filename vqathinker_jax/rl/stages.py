@@ -20,6 +20,8 @@ from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.rewards import RewardConfig, RewardTerms, draw_partners, total_reward
 
 SMALLEST_BUCKET = 16
+MOST_BUCKETS = 8
+"""Programs per kind of update; short responses are cheap to pad, compiling 8B is not."""
 TERMS = tuple(field.name for field in dataclasses.fields(RewardTerms))
 """`format`, `regression`, `ranking`, `temporal`, `total`."""
 
@@ -56,16 +58,16 @@ def make_prompts(model: LoadedModel, style: str, num_videos: int) -> Prompts:
 
 
 def response_buckets(longest: int) -> tuple[int, ...]:
-    """The response slots C that are compiled for: 16, 24, 32, 48, 64, ... up to `longest`.
+    """The response slots C that are compiled for: the 8 largest of 16, 24, 32, 48, ... `longest`.
 
-    >>> response_buckets(50)
-    (16, 24, 32, 48, 50)
+    >>> response_buckets(50), response_buckets(2048)
+    ((16, 24, 32, 48, 50), (192, 256, 384, 512, 768, 1024, 1536, 2048))
     """
     buckets, size = [], SMALLEST_BUCKET
     while size < longest:
         buckets += [size, size * 3 // 2]
         size *= 2
-    return (*(bucket for bucket in buckets if bucket < longest), longest)
+    return (*(bucket for bucket in buckets if bucket < longest), longest)[-MOST_BUCKETS:]
 
 
 def response_bucket(length: int, longest: int) -> int:

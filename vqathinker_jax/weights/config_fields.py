@@ -35,11 +35,11 @@ def own_facts(folder: FolderConfig) -> dict[str, Any]:
 
 
 def _video_fields(video: VideoSpec) -> dict[str, Any]:
-    # Folders of models without details say nothing of them, so that older readers take them too.
+    # Folders with the published view alone say nothing of others, so that older readers take them.
     fields, published = dataclasses.asdict(video), dataclasses.asdict(INFERENCE)
-    details = ("num_details", "fragment_size")
-    if all(fields[name] == published[name] for name in details):
-        fields = {name: value for name, value in fields.items() if name not in details}
+    added = ("num_extras", "fragment_size", "view")
+    if all(fields[name] == published[name] for name in added):
+        fields = {name: value for name, value in fields.items() if name not in added}
     return fields
 
 

@@ -32,14 +32,14 @@ SPECIAL_TOKENS = (*QWEN_TOKENS, *INTERNVL_TOKENS)
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 MOST_IMAGES = 16
-"""Frames, and details, that `prompt_texts` counts up to; the digits are tokens of their own."""
+"""Frames, and extras, that `prompt_texts` counts up to; the digits are tokens of their own."""
 _NO_LIMIT = 1_000_000
 
 
 def prompt_texts() -> tuple[str, ...]:
     """The published prompts in every style."""
     return tuple(
-        build_prompt_text(MOST_IMAGES, 1, style, num_details=MOST_IMAGES) for style in STYLES
+        build_prompt_text(MOST_IMAGES, 1, style, num_extras=MOST_IMAGES) for style in STYLES
     )
 
 
