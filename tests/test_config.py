@@ -19,6 +19,7 @@ from vqathinker_jax.config import (
     save_config,
 )
 from vqathinker_jax.data.dataset import DataConfig, LabelSource
+from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.rl.grpo import AdvantageConfig
 from vqathinker_jax.rl.rewards import RewardConfig, draw_partners
 from vqathinker_jax.rl.update import OptimizerConfig
@@ -85,6 +86,8 @@ def test_ablations_change_little():
         "rollout.temporal: True -> False",
         "reward.weights.temporal: 1.0 -> 0.0",
     ]
+    assert changes["no_motion_token"] == ["video.has_motion: True -> False"]
+    assert changes["no_reasoning"] == ["data.reasoning: True -> False"]
     assert all(0 < len(lines) <= 4 for lines in changes.values()), changes
 
 
@@ -136,9 +139,14 @@ def test_overrides_and_names(minimal):
         (["--data.train.scale", "1-6"], "data.train.scale: scale must be one of"),
         (["--rollout.num_generations", "1"], "rollout.num_generations: num_generations must be"),
         (["--reward.variant", "papr"], "reward.variant: variant must be one of"),
+        (["--reward.fallback", "all"], "reward.fallback: fallback must be one of"),
         (["--reward.sigma", "0"], "reward.sigma: sigma must be positive"),
         (["--advantage.scale", "all"], "advantage.scale: scale must be one of"),
         (["--optimizer.total_steps", "0"], "optimizer.total_steps: "),
+        (
+            ["--run.mode", "sft", "--model.motion", "layers", "--video.has_motion", "false"],
+            "model.motion must be frozen without video.has_motion",
+        ),
         (["--video.num_frames", "2"], "video.num_frames: VideoSpec: num_frames=2 is less than"),
     ],
 )
@@ -163,6 +171,35 @@ def stages(tmp_path, text=STAGES, *overrides):
     path = tmp_path / "two.yaml"
     path.write_text(text)
     return load_stages(path, tmp_path / "run", overrides)
+
+
+def test_adapters_are_a_section_that_is_off_unless_given(minimal):
+    assert load_config(minimal).model.lora is None
+    lora = load_config(minimal, ["--model.lora.rank", "4"]).model.lora
+    assert lora == LoraConfig(rank=4) and lora.scale == 8.0
+    assert load_config(minimal, ["--model.lora.rank", "4", "--model.lora", "null"]).model == (
+        SMALL.model
+    )
+    shipped = load_config(CONFIGS / "vqathinker_8b_lora.yaml").model
+    assert shipped.lora == LoraConfig() and shipped.vision == "projector"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.lora.rank", "0"], r"model\.lora\.rank: rank must be at least 1, got 0"),
+        (["--model.lora.targets", "[q_proj, qkv]"], r"model\.lora\.targets: .*got q_proj, qkv"),
+        (["--model.lora.ranks", "4"], r"did you mean model\.lora\.rank\?"),
+        (
+            ["--model.lora.rank", "4", "--model.motion", "layers", "--run.mode", "sft"],
+            "motion must be frozen with lora",
+        ),
+    ],
+)
+def test_impossible_adapters_are_refused_in_one_line(minimal, arguments, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(minimal, arguments)
+    assert "\n" not in str(error.value)
 
 
 def test_a_stage_before_has_the_same_settings_but_for_its_changes(tmp_path):

@@ -17,13 +17,13 @@ synthetic.textures synthetic.scenery synthetic.scenes
 synthetic.encoding synthetic.distortions synthetic.opinions
 synthetic.clips synthetic.collection synthetic.variants
 models.pixels models.layers models.attention
-models.internvit models.qwen2 models.slowfast models.projectors
+models.internvit models.qwen2 models.lora models.slowfast models.projectors
 models.vqathinker
 models.generate models.logprobs models.packed models.presets
 weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.tokenizer
 weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
-weights.folder_writer weights.huggingface weights.checkpoint weights.streaming weights.convert
-weights.load weights.initial weights.small_tokenizer weights.tiny
+weights.folder_writer weights.adapter weights.merged weights.huggingface weights.checkpoint
+weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
 results terminal
@@ -33,7 +33,7 @@ rl.rollout rl.trainable rl.whitening rl.update
 config
 scoring
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
-rl.stages rl.vocabulary rl.start rl.validation
+rl.stages rl.vocabulary rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run

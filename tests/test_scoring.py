@@ -108,6 +108,12 @@ def test_reading_of_answers(small_model, clips, monkeypatch):
     assert (result.status, result.score, result.parseable) == ("ok", None, False)
     assert "no score" in result.warnings[0]
 
+    monkeypatch.setattr(scoring, "decode_text", lambda *_: "The quality is 2.5 of 5.")
+    assert small_model.score(clips[0], SHORT).score is None
+    other = dataclasses.replace(SHORT, fallback="whole_text")
+    assert small_model.score(clips[0], other).score == 2.5
+    assert small_model.settings_fingerprint(other) != small_model.settings_fingerprint(SHORT)
+
     monkeypatch.setattr(scoring, "decode_text", lambda *_: "<answer>7.5</answer>")
     result = small_model.score(clips[0], SHORT)
     assert result.score == 7.5 and "outside 1-5" in result.warnings[0]
@@ -142,6 +148,7 @@ def test_nothing_recompiles_for_a_short_last_batch(small_model, clips):
         ({"temperature": -1.0}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"decoder": "opencv"}, "pyav or decord"),
+        ({"fallback": "all"}, "fallback must be one of"),
         ({"timeout_s": 0.0}, "positive"),
     ],
 )
@@ -191,6 +198,10 @@ def test_geometry_on_the_command_line(small_folder, clips):
     code, out, _ = run(*line)
     assert code == 0
     assert len(json.loads(out)["frames"]) == 8
+    # Three frames would not pass through SlowFast.
+    code, out, _ = run(*line[:-1], "3", "--no-motion")
+    assert code == 0
+    assert len(json.loads(out)["frames"]) == 3
 
 
 @pytest.mark.parametrize(

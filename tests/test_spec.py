@@ -20,6 +20,10 @@ def test_details_are_images_too():
     assert VideoSpec(6, 50, 3, 2, fragment_size=28).num_images == 6
 
 
+def test_without_motion_frames_may_be_fewer_than_the_slow_pathway_needs():
+    assert VideoSpec(num_frames=2, slow_divisor=3, has_motion=False).num_images == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -30,8 +34,16 @@ def test_details_are_images_too():
         ({"num_extras": 13}, "num_extras=13 is more than num_frames=12"),
         ({"num_extras": 1, "fragment_size": 24}, "560 is not a multiple of fragment_size=24"),
         ({"num_frames": 3}, "slow pathway"),
+        ({"has_motion": 1}, "has_motion must be true or false, got 1"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         VideoSpec(**changes)
+
+
+def test_bursts_divide_the_frames():
+    spec = VideoSpec(num_frames=12, image_size=84, burst=4, num_extras=3)
+    assert (spec.num_shown, spec.num_images) == (3, 15)
+    with pytest.raises(ValueError, match="not a multiple of burst=5"):
+        VideoSpec(num_frames=12, burst=5)

@@ -22,6 +22,7 @@ from vqathinker_jax.bundled import find_model, model_name
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
+from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.scoring import ScoreSettings, score_many, settings_fingerprint
@@ -111,11 +112,12 @@ class VideoQualityModel:
         return self.loaded.build_prompt(question, num_frames, style)
 
     def visual_tokens(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T D"]:
-        """Tower, pixel shuffle and projector: T tokens of decoder width for every frame."""
+        """Tower, pixel shuffle and projector: T tokens of decoder width for every image
+        that the tower sees (all of them, but for geometries with bursts)."""
         model = self.loaded
         with model.precision():
             tokens = inference.visual_tokens(
-                model.graphdef, model.state, model.check_pixels(pixels)
+                model.graphdef, model.state, shown_images(model.check_pixels(pixels), model.video)
             )
         return tokens.astype(jnp.float32)
 
@@ -128,8 +130,9 @@ class VideoQualityModel:
             )
         return feature.astype(jnp.float32)
 
-    def motion_token(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N 1 D"]:
-        """The motion features projected to decoder width."""
+    def motion_token(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N m D"]:
+        """The motion features projected to decoder width: m = 1 token, or none where the geometry
+        has no motion."""
         return self._encode(pixels).motion.astype(jnp.float32)
 
     def logits(
@@ -324,6 +327,7 @@ def from_pretrained(
             kind=config.kind,
             fingerprint=folder_fingerprint(folder),
             prompt_style=config.prompt_style,
+            reasoning=config.reasoning,
             context_id=context_id,
             end_id=token_id(TURN_END),
             pad_id=token_id(PAD),

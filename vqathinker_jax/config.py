@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqathinker_jax.data.dataset import DataConfig
+from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.rl.grpo import AdvantageConfig
 from vqathinker_jax.rl.responses import SftConfig
@@ -65,6 +66,9 @@ class ModelConfig:
     whiten: bool = False
     """Whether a preset's patch embedding and SlowFast stems start as random mixtures of the
     whitened principal components of the training clips instead of noise (`rl/whitening.py`)."""
+    lora: LoraConfig | None = None
+    """Adapters that train in the decoder's place, which then stays as stored; None: it trains
+    itself. What else trains, `vision` says. There is no dropout on adapters."""
     remat: str = "names"
     """What of the forward pass is kept for the backward pass: `none` recomputes nothing."""
 
@@ -75,6 +79,8 @@ class ModelConfig:
             raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {self.preset!r}")
         if self.whiten and self.preset is None:
             raise ValueError("whiten is for a preset: a model at path has its own filters")
+        if self.lora is not None and self.motion != "frozen":
+            raise ValueError("motion must be frozen with lora: an adapter has no place for it")
         if self.preset is None and self.tokenizer is not None:
             raise ValueError("tokenizer goes with preset: a model at path has its own")
         for name, known in (
@@ -205,6 +211,13 @@ class TrainConfig:
             )
         if self.run.mode == "grpo" and self.model.motion != "frozen":
             raise ValueError("model.motion must be frozen in GRPO: rewards do not train SlowFast")
+        if self.model.motion != "frozen" and not self.video.has_motion:
+            raise ValueError("model.motion must be frozen without video.has_motion")
+        if self.run.mode == "grpo" and self.rollout.temporal and self.video.burst > 1:
+            raise ValueError(
+                "rollout.temporal must be false with video.burst above 1: a perturbed clip is made "
+                "of encoded frames, and only one of a burst is encoded"
+            )
         if self.run.validate_every and self.data.validation is None:
             raise ValueError("run.validate_every is set, but there is no data.validation")
         if self.reward.partners == "one" and self.run.videos_per_step < 2:

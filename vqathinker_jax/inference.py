@@ -25,7 +25,7 @@ from vqathinker_jax.models.generate import (
     prefill,
 )
 from vqathinker_jax.models.logprobs import sequence_logprobs
-from vqathinker_jax.models.pixels import normalize_pixels
+from vqathinker_jax.models.pixels import normalize_pixels, shown_images
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig, check_placeholders
 from vqathinker_jax.records import Generation, Prefix
 from vqathinker_jax.spec import VideoSpec
@@ -38,8 +38,8 @@ class EncodedVideos:
 
     visual: Float[Array, "N I T D"]
     """Visual tokens of every image, the frames' before the extras', compute dtype."""
-    motion: Float[Array, "N 1 D"]
-    """The motion token, compute dtype."""
+    motion: Float[Array, "N m D"]
+    """The motion token, compute dtype; m is 0 where the geometry has no motion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,8 @@ class LoadedModel:
     fingerprint: str
     """Changes whenever the folder's weights or config change."""
     prompt_style: str
+    reasoning: bool
+    """Whether it is asked to think before it answers."""
     context_id: int
     end_id: int
     pad_id: int
@@ -74,11 +76,13 @@ class LoadedModel:
     ) -> np.ndarray:
         """Token ids int32 [P] of the published prompt for this geometry."""
         text = build_prompt_text(
-            num_frames=self.video.num_frames if num_frames is None else num_frames,
+            num_frames=self.video.num_shown if num_frames is None else num_frames,
             tokens_per_frame=self.tokens_per_frame,
             style=self.prompt_style if style is None else style,
             question=question,
             num_extras=self.video.num_extras,
+            has_motion=self.video.has_motion,
+            reasoning=self.reasoning,
         )
         return encode_prompt(self.tokenizer, text)
 
@@ -128,7 +132,13 @@ class LoadedModel:
             raise ValueError(f"{len(ids)} prompts for {num_videos} videos")
         if ids.min() < 0 or ids.max() >= self.cfg.decoder.vocab_size:
             raise ValueError(f"token ids must lie in [0, {self.cfg.decoder.vocab_size})")
-        check_placeholders(ids, self.video.num_images, self.tokens_per_frame, self.context_id)
+        check_placeholders(
+            ids,
+            self.video.num_shown + self.video.num_extras,
+            self.tokens_per_frame,
+            self.context_id,
+            self.video.has_motion,
+        )
         return np.broadcast_to(ids.astype(np.int32), (num_videos, ids.shape[1]))
 
 
@@ -163,7 +173,8 @@ def encode(
 ) -> EncodedVideos:
     """Both encoders: images to visual tokens, the clip to its motion token."""
     model = nnx.merge(graphdef, state)
-    return EncodedVideos(model.visual_tokens(pixels), model.motion_token(pixels, video))
+    visual = model.visual_tokens(shown_images(pixels, video))
+    return EncodedVideos(visual, model.motion_token(pixels, video))
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "context_id"))

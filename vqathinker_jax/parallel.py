@@ -34,6 +34,7 @@ LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "vision_mlp": "tensor",
     "position": None,
     "patch": None,
+    "rank": None,  # of LoRA adapters; their other axes are those of the layer they adapt
     "norm": None,  # scales, biases of norms and layer-scale vectors: too small to split
     # SlowFast is 34 million frozen parameters with channel counts down to 8: replicated everywhere.
     "conv_window": None,

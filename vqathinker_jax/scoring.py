@@ -23,7 +23,7 @@ from vqathinker_jax.data.video import Clip, VideoError
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, respond
 from vqathinker_jax.models.generate import SamplingConfig, bucket_length
 from vqathinker_jax.results import ScoreResult, file_stamp
-from vqathinker_jax.rl.answers import parse_response, reasoning_text
+from vqathinker_jax.rl.answers import FALLBACKS, parse_response, reasoning_text
 
 SCORING_STREAM = 1
 """Folded into the root seed, so that scoring draws differ from those of any other purpose."""
@@ -52,6 +52,8 @@ class ScoreSettings:
     """None: the published question."""
     prompt_style: str | None = None
     """`test` or `train`; None: the model folder's, which is `test` as published."""
+    fallback: str = "none"
+    """What is read of an answer without tags: nothing, or the first number of its `whole_text`."""
     decoder: str = "pyav"
     """`pyav` or `decord`."""
     batch_size: int = 1
@@ -73,6 +75,8 @@ class ScoreSettings:
             raise ValueError("timeout_s and memory_bytes must be positive and finite")
         if self.decoder not in ("pyav", "decord"):
             raise ValueError(f"decoder must be pyav or decord, got {self.decoder!r}")
+        if self.fallback not in FALLBACKS:
+            raise ValueError(f"fallback must be one of {FALLBACKS}, got {self.fallback!r}")
         self.sampling(end_id=0, pad_id=0, suppressed_ids=())
 
     def sampling(self, end_id: int, pad_id: int, suppressed_ids: tuple[int, ...]) -> SamplingConfig:
@@ -123,6 +127,7 @@ def settings_fingerprint(model: LoadedModel, settings: ScoreSettings) -> str:
         "samples": settings.samples,
         "seed": None if sampling.is_greedy else settings.seed,
         "decoder": settings.decoder,
+        "fallback": settings.fallback,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -249,7 +254,8 @@ class Asker:
         return self.ask(np.stack([item.clip.frames for item in decoded]), ids)
 
     def _result(self, item: _Decoded, responses: tuple[str, ...]) -> ScoreResult:
-        scores = tuple(parse_response(text).score for text in responses)
+        fallback = self.settings.fallback
+        scores = tuple(parse_response(text, fallback).score for text in responses)
         numbers = [score for score in scores if score is not None]
         score = math.fsum(numbers) / len(numbers) if numbers else None
         chosen = representative(scores, score)

@@ -21,7 +21,8 @@ class VideoSpec:
 
     Raises:
       ValueError: an unknown view, a count below one (zero for `num_extras`), fewer frames than the
-        slow pathway needs, more extras than frames, or images that fragments do not fill.
+        slow pathway needs, frames that bursts do not divide, more extras than frames, or images
+        that fragments do not fill.
     """
 
     num_frames: int = 12
@@ -38,22 +39,34 @@ class VideoSpec:
     """Side in pixels of a fragment; 28 is one visual token (patch 14, pixel shuffle by 2)."""
     view: str = "squashed"
     """How frames are shown: `squashed`, as published, or as mosaics of `fragments`."""
+    burst: int = 1
+    """Frames come in runs of so many consecutive ones. SlowFast sees them all, the tower the first
+    of each run: lost, repeated and shaking frames show between neighbours only."""
+    has_motion: bool = True
+    """Whether the prompt ends with the motion token. Without it SlowFast does not run, and
+    `slow_divisor` and `motion_repeat` say nothing."""
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
             raise ValueError(f"VideoSpec.view must be one of {VIEWS}, got {self.view!r}")
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name == "num_extras" else 1
-            if field.name == "view":
+            if field.name in ("view", "has_motion"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(
                     f"VideoSpec.{field.name} must be an integer >= {least}, got {value!r}"
                 )
-        if self.num_frames < self.slow_divisor:
+        if not isinstance(self.has_motion, bool):
+            raise ValueError(f"VideoSpec.has_motion must be true or false, got {self.has_motion!r}")
+        if self.has_motion and self.num_frames < self.slow_divisor:
             raise ValueError(
                 f"VideoSpec: num_frames={self.num_frames} is less than "
                 f"slow_divisor={self.slow_divisor}: the slow pathway would see no frame"
+            )
+        if self.num_frames % self.burst:
+            raise ValueError(
+                f"VideoSpec: num_frames={self.num_frames} is not a multiple of burst={self.burst}"
             )
         if self.num_extras > self.num_frames:
             raise ValueError(
@@ -70,6 +83,11 @@ class VideoSpec:
     def num_images(self) -> int:
         """I = F + D: the frames, then the extras."""
         return self.num_frames + self.num_extras
+
+    @property
+    def num_shown(self) -> int:
+        """Frames that the tower sees, and the prompt counts: one of each burst."""
+        return self.num_frames // self.burst
 
     @property
     def has_mosaics(self) -> bool:

@@ -101,6 +101,8 @@ def test_everything_that_decides_the_images_is_part_of_the_name(folder, source, 
         "bound": (0.5, 1.0),
         "num_extras": 1,
         "fragment_size": 2,
+        "view": "fragments",
+        "burst": 3,
     }
     assert set(changes) == {field.name for field in dataclasses.fields(FrameRequest)}
     for name, value in changes.items():

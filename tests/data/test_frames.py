@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vqathinker_jax.data.clip import FrameRequest
-from vqathinker_jax.data.frames import FrameCollector, frame_indices
+from vqathinker_jax.data.frames import FrameCollector, burst_indices, frame_indices
 
 
 def test_a_clip_of_240_frames():
@@ -82,3 +82,23 @@ def test_the_collector_makes_details_of_the_frames_in_their_slots():
         collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
     assert collector.frames[:, 3, 1, 2].tolist() == [20, 40, 40, 60, 80, 40, 60]
     assert not collector.missing
+
+
+@pytest.mark.parametrize(
+    ("length", "num", "burst", "wanted"),
+    [
+        (40, 6, 3, [9, 10, 11, 29, 30, 31]),
+        (40, 4, 1, [4, 14, 24, 33]),
+        (5, 4, 4, [1, 2, 3, 4]),
+        (2, 3, 3, [0, 1, 1]),
+    ],
+)
+def test_bursts_are_runs_of_neighbours(length, num, burst, wanted):
+    assert burst_indices(length, 25.0, num, burst).tolist() == wanted
+
+
+def test_single_frames_are_the_published_choice():
+    for length in (1, 7, 100):
+        np.testing.assert_array_equal(
+            burst_indices(length, 30.0, 6, 1), frame_indices(length, 30.0, 6)
+        )

@@ -55,6 +55,24 @@ def test_there_is_one_motion_token_for_every_number_of_frame_tokens(tokens):
     assert f"Motion Feature: <img>{C}</img>" in text
 
 
+def test_without_motion_nothing_stands_between_images_and_question():
+    text = build_prompt_text(2, 1, has_motion=False)
+    assert text.count(C) == 2 and "otion" not in text
+    assert f"video:Frame1: <img>{C}</img>Frame2: <img>{C}</img>{ASK}{ANSWER}{TAIL}" in text
+    text = build_prompt_text(1, 3, "train", has_motion=False)
+    assert f"video:\nFrame1:<img>{C}{C}{C}</img>\n{ASK} {ANSWER}{TAIL}" in text
+    text = build_prompt_text(2, 1, "brief", "Sharp?", has_motion=False)
+    assert f"user\n<img>{C}</img><img>{C}</img>Sharp?{TAIL}" in text
+
+
+def test_without_reasoning_the_answer_alone_is_asked_for():
+    short = "Output the final answer in <answer> </answer> tags."
+    for style in ("test", "train"):
+        asked = build_prompt_text(2, 3, style)
+        assert build_prompt_text(2, 3, style, reasoning=False) == asked.replace(ANSWER, short)
+    assert build_prompt_text(2, 3, "brief", reasoning=False) == build_prompt_text(2, 3, "brief")
+
+
 def test_the_middle_dot_and_the_commas_of_the_system_text():
     text = build_prompt_text(1, 1)
     assert "\u00b7" in text and text.count("\uff0c") == 2 and text.count("\u3001") == 1
@@ -90,7 +108,7 @@ def test_bad_arguments():
         build_prompt_text(1, 2, question="caf\udce9?")
     with pytest.raises(ValueError, match="needs frames"):
         build_prompt_text(0, 2)
-    with pytest.raises(ValueError, match="-1 details"):
+    with pytest.raises(ValueError, match="-1 extras"):
         build_prompt_text(1, 2, num_extras=-1)
 
 

@@ -133,6 +133,7 @@ def test_published_geometries_pass():
     check_geometry(PUBLISHED, INFERENCE)
     check_geometry(PUBLISHED, TRAINING)
     check_geometry(PUBLISHED, dataclasses.replace(TRAINING, image_size=193))
+    check_geometry(PUBLISHED, dataclasses.replace(TRAINING, image_size=56, has_motion=False))
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,13 @@ def test_prompts_and_pixels_of_another_number_of_images_are_refused(small_model,
     with pytest.raises(ValueError, match="4 images"):
         plain.check_prompts(detailed.build_prompt(), 3)
     check_placeholders(np.full((1, 7), 5), 2, 3, 5)
+
+
+def test_prompts_of_a_geometry_without_motion_have_no_place_for_it(small_model):
+    plain = small_model.loaded
+    still = dataclasses.replace(plain, video=dataclasses.replace(plain.video, has_motion=False))
+    assert still.check_prompts(still.build_prompt(), 3).shape[0] == 3
+    with pytest.raises(ValueError, match="4 images of 4 tokens and no motion token need 16"):
+        still.check_prompts(plain.build_prompt(), 3)
+    with pytest.raises(ValueError, match="one motion token need 17"):
+        plain.check_prompts(still.build_prompt(), 3)

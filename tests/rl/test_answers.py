@@ -70,6 +70,27 @@ def test_format(text, expected):
     assert answers.parse_response(text).format_ok is expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<answer>3</answer>", True),
+        ("<answer></answer>", True),
+        ("<answer>a\n3</answer><answer>b</answer>", True),
+        ("<think>a</think><answer>3</answer>", False),
+        (" <answer>3</answer>", False),
+        ("<answer>3</answer>\n", False),
+        ("<answer>3", False),
+        ("3</answer>", False),
+        ("<answer></answer", False),
+        ("", False),
+    ],
+)
+def test_format_without_reasoning(text, expected):
+    parsed = answers.parse_response(text, reasoning=False)
+    assert parsed.format_ok is expected
+    assert parsed.score == answers.parse_response(text).score
+
+
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "3", ".", "-", "25", " ", "\n", "a", "e"]
 texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 

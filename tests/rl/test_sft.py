@@ -1,10 +1,14 @@
 """Supervised fine-tuning: it teaches the form; its texts; the anchor."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from tests.rl.lora_states import LORA
 from tests.rl.train_runs import make_config, rows, write_data
+from vqathinker_jax.config import ConfigError, TrainConfig
 from vqathinker_jax.data.labels import Distortion, LabelledVideo
 from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.responses import NO_REASONS, SftConfig, reasons, response_text
@@ -23,17 +27,48 @@ def test_sft_lowers_the_loss_and_teaches_the_form(small_folder, tmp_path):
         labels,
         data={"validation": make_config(small_folder, labels).data.train},
         run={
-            "mode": "sft", "steps": 100, "videos_per_step": 2, "micro_batch": 2,
-            "checkpoint_every": 100, "validate_every": 100,
+            "mode": "sft", "steps": 160, "videos_per_step": 2, "micro_batch": 2,
+            "checkpoint_every": 160, "validate_every": 160,
         },
         rollout={"max_completion_length": 64},
-        optimizer={"learning_rate": 1e-2, "total_steps": 100},
+        optimizer={"learning_rate": 1e-2, "total_steps": 160},
     )  # fmt: skip
     train(config, tmp_path / "run", is_quiet=True)
     logged = rows(tmp_path / "run" / "metrics.jsonl")
     assert logged[-1]["loss"] < 0.3 * logged[0]["loss"]
     (validation,) = rows(tmp_path / "run" / "validation.jsonl")
     assert validation["parse_rate"] == 1.0 and validation["videos"] == 5
+
+
+def test_adapters_train_resume_and_are_left_beside_the_model(small_folder, tmp_path, capsys):
+    labels = write_data(tmp_path)
+
+    def config(steps: int) -> TrainConfig:
+        config = make_config(
+            small_folder,
+            labels,
+            run={"mode": "sft", "steps": steps, "micro_batch": 2, "checkpoint_every": 1},
+            rollout={"max_completion_length": 64},
+            optimizer={"learning_rate": 1e-2, "total_steps": 3},
+        )
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LORA))
+
+    for steps in (2, 3):
+        train(config(steps), tmp_path / "broken")
+    said = capsys.readouterr().err
+    assert "LoRA of rank 3, alpha 6, on q_proj, o_proj, down_proj" in said
+    assert "resuming after step 2 of 3" in said and "adapter: the adapters of step 3" in said
+    train(config(3), tmp_path / "straight", is_quiet=True)
+    losses = [row["loss"] for row in rows(tmp_path / "straight" / "metrics.jsonl")]
+    assert losses[2] < losses[0]
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        pair = [(tmp_path / run / name).read_bytes() for run in ("broken", "straight")]
+        assert pair[0] == pair[1]
+    assert (tmp_path / "straight" / "model" / "config.json").is_file()
+    with pytest.raises(ConfigError, match=r"model\.lora\.rank: 3 -> 4"):
+        other = dataclasses.replace(LORA, rank=4)
+        model = dataclasses.replace(config(3).model, lora=other)
+        train(dataclasses.replace(config(3), model=model), tmp_path / "straight", is_quiet=True)
 
 
 def test_composed_texts_are_well_formed():
@@ -58,6 +93,15 @@ def test_a_given_response_is_kept_and_loses_only_its_score_to_a_drawn_one():
     assert response_text(video(response=given), 3.25) == given
     drawn = response_text(video(response=given), 2.5, is_drawn=True)
     assert drawn == "<think>Sharp.</think><answer> 2.50 </answer>"
+
+
+def test_without_reasoning_a_text_is_its_answer(small_model):
+    facts = (video(), video(response="<think>Sharp.</think><answer>4.1</answer>"))
+    model = dataclasses.replace(small_model.loaded, reasoning=False)
+    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig(), False)
+    for ids in texts.ids:
+        assert model.tokenizer.decode(ids[:-1]) == "<answer> 3.25 </answer>"
+    assert parse_response("<answer> 3.25 </answer>", reasoning=False).format_ok
 
 
 @pytest.mark.parametrize("without_digits", [False, True])

@@ -36,6 +36,15 @@ def test_texts_become_arrays_and_nothing_is_invented():
     assert parsed.scores.dtype == np.float32 and np.isfinite(parsed.scores).all()
 
 
+def test_fallback_and_form_are_asked_for():
+    texts = [["<answer>2</answer>", "about 3.5", "<think>a</think><answer>4</answer>"]]
+    parsed = parse_texts(texts, "whole_text", reasoning=False)
+    assert parsed.valid.tolist() == [[True] * 3]
+    np.testing.assert_allclose(parsed.scores, [[2, 3.5, 4]])
+    assert parsed.format_ok.tolist() == [[True, False, False]]
+    assert parse_texts(texts).valid.tolist() == [[True, False, True]]
+
+
 def test_rewards_are_those_of_total_reward():
     parsed, gt = parse_texts(TEXTS), jnp.array([3.0, 4.0], jnp.float32)
     perturbed = parse_texts([group[::-1] for group in TEXTS])

@@ -1,5 +1,6 @@
 """The training loop: resuming, stopping, what it refuses and what it writes."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -16,12 +17,14 @@ from tests.small import CONFIG
 from vqathinker_jax import cli
 from vqathinker_jax.config import ConfigError, Stage, load_config, save_config
 from vqathinker_jax.models.presets import PRESETS
+from vqathinker_jax.models.slowfast import SlowFast
 from vqathinker_jax.rl import sft as sft_module
 from vqathinker_jax.rl import train as train_module
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_state import RunPosition, TrainingError
 from vqathinker_jax.rl.stages import TERMS
 from vqathinker_jax.rl.train import train, train_stages
+from vqathinker_jax.scoring import ScoreSettings
 
 ROW_KEYS = {
     "step", "epoch", "loss", "kl_token_mean", "clip_fraction", "entropy", "anchor_loss",
@@ -109,6 +112,40 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert len(rows(straight / "metrics.jsonl")) == 4
 
 
+def test_a_run_without_motion_and_without_reasoning(small_folder, labels, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("SlowFast was run")
+
+    def texts(model, generation):
+        return [["<answer>2.5</answer>", "<think></think><answer>3.0</answer>", "4.5"]] * 2
+
+    monkeypatch.setattr(SlowFast, "__call__", refuse)
+    monkeypatch.setattr(train_module, "read_texts", texts)
+    config = make_config(
+        small_folder, labels,
+        data={"reasoning": False, "validation": make_config(small_folder, labels).data.train},
+        run={"steps": 1, "validate_every": 1, "validation_videos": 2},
+        reward={"fallback": "whole_text"},
+    )  # fmt: skip
+    # Three frames would not pass through SlowFast.
+    video = dataclasses.replace(config.video, num_frames=3, has_motion=False)
+    train(dataclasses.replace(config, video=video), tmp_path / "run", is_quiet=True)
+    (row,) = rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["parse_rate"] == row["perturbed_parse_rate"] == 1.0
+    np.testing.assert_allclose(row["reward_format"], 1 / 3, rtol=1e-6)
+    assert row["grad_norm"] > 0
+    (validation,) = rows(tmp_path / "run" / "validation.jsonl")
+    assert validation["videos"] == 2 and "words_f1" not in validation
+
+    # The model it leaves is asked as it was trained.
+    model = vqt.from_pretrained(tmp_path / "run" / "model", dtype="float32")
+    assert model.video == video and not model.loaded.reasoning
+    prompt = model.tokenizer.decode(model.build_prompt())
+    assert "Motion" not in prompt and "think" not in prompt and prompt.count("<img>") == 3
+    settings = ScoreSettings(max_new_tokens=3, workers=1)
+    assert model.score(labels.parent / "clip0.mp4", settings).status == "ok"
+
+
 def test_a_batch_without_any_score_teaches_nothing_and_is_counted(small_folder, labels, tmp_path):
     config = make_config(small_folder, labels, run={"steps": 2})
     train(config, tmp_path / "run", is_quiet=True)
@@ -168,7 +205,9 @@ def test_folders_that_cannot_hold_a_run_are_found_at_once(small_folder, labels, 
     with pytest.raises(TrainingError, match="holds files and no run"):
         prepare_folder(config, tmp_path)
     with pytest.raises(TrainingError, match="GB are free"):
-        check_room(tmp_path, 10**18, keep=3)
+        check_room(tmp_path, 10**18, keep=3, model_bytes=7)
+    with pytest.raises(TrainingError, match="GB are free"):
+        check_room(tmp_path, 7, keep=3, model_bytes=10**18)
 
 
 def test_position_survives_json():

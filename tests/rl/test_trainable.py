@@ -3,8 +3,10 @@
 import pytest
 from flax import nnx
 
+from vqathinker_jax.models.lora import LoraConfig, add_adapters
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.weights.readers import abstract_model, dotted
 
@@ -46,6 +48,27 @@ def test_slowfast_trains_but_for_its_stems_and_statistics():
         name for name in frozen if name.endswith((".mean", ".var"))
     }
     assert kept and all(name.startswith("slowfast.stem.") for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("vision", "beside"),
+    [("frozen", set()), ("projector", {"projector", "motion_projector"})],
+)
+def test_adapters_train_in_the_decoders_place(vision, beside):
+    model: VQAThinker = nnx.merge(*abstract_model(PRESETS["nano"]))
+    add_adapters(
+        model.decoder, LoraConfig(2, 4.0, ("v_proj", "down_proj")), "float32", 0, make_mesh()
+    )
+    _, trained, frozen = split_trained(model, vision)
+    names = {dotted(path) for path, _ in nnx.to_flat_state(trained)}
+    assert {name for name in names if name.startswith("decoder.")} == {
+        f"decoder.layers.{layer}.adapter.{factor}"
+        for layer in ("attn.v", "mlp.down")
+        for factor in "ab"
+    }
+    assert {name.split(".")[0] for name in names} == {"decoder", *beside}
+    kept = {dotted(path) for path, _ in nnx.to_flat_state(frozen)}
+    assert {"decoder.layers.attn.v.kernel", "decoder.embed.embedding"} <= kept
 
 
 @pytest.mark.parametrize(("vision", "motion"), [("all", "frozen"), ("full", "full")])

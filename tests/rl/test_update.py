@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqathinker_jax.models.lora import LoraConfig, add_adapters
+from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.update import (
@@ -59,11 +61,16 @@ def sampled(small_model):
     return batch, generation
 
 
-def fresh(model, vision: str = "frozen", micro_batch: int = 3, **objective):
+def fresh(
+    model, vision: str = "frozen", micro_batch: int = 3, lora: LoraConfig | None = None, **objective
+):
     """Copies of the parameters (updates donate theirs), split, and what to compile for."""
     loaded = model.loaded
     state = jax.tree.map(lambda a: jnp.array(a, jnp.float32), loaded.state)
-    graphdef, trained, frozen = split_trained(nnx.merge(loaded.graphdef, state), vision)
+    whole = nnx.merge(loaded.graphdef, state)
+    if lora is not None:
+        add_adapters(whole.decoder, lora, "float32", 5, make_mesh())
+    graphdef, trained, frozen = split_trained(whole, vision)
     static = Static(
         graphdef, loaded.video, loaded.context_id, ObjectiveConfig(**objective), micro_batch, 6
     )
@@ -116,6 +123,36 @@ def test_kl_is_exactly_zero_at_step_zero(small_model, sampled):
         small_model, dataclasses.replace(batch, reference_logprobs=reference - 0.5), beta=0.04
     )
     np.testing.assert_allclose(float(moved.kl_token_mean), np.exp(-0.5) + 0.5 - 1, rtol=1e-5)
+
+
+def test_adapters_alone_train_and_the_reference_is_the_base_model(small_model, sampled):
+    batch, _ = sampled
+    base = response_logprobs(*fresh(small_model)[:2], batch, fresh(small_model)[2])
+    trained, frozen, static = fresh(small_model, lora=LoraConfig(3, 6.0), beta=0.04)
+    assert all(path[-2] == "adapter" for path, _ in nnx.to_flat_state(trained))
+    start = jax.tree.map(jnp.copy, trained)
+    reference = response_logprobs(start, frozen, batch, static)
+    np.testing.assert_array_equal(reference, base)
+    batch = dataclasses.replace(batch, reference_logprobs=reference)
+    kept = jax.tree.map(np.asarray, frozen)
+    opt_state = OPTIMIZER.make().init(trained)
+    moved, kl = [], []
+    for _ in range(2):
+        before = jax.tree.map(np.asarray, trained)
+        trained, opt_state, metrics = update(trained, frozen, opt_state, batch, static, OPTIMIZER)
+        kl.append(float(metrics.kl_token_mean))
+        old = dict(nnx.to_flat_state(before))
+        moved.append(
+            {
+                path[-1]
+                for path, value in nnx.to_flat_state(trained)
+                if not np.array_equal(old[path].get_value(), value.get_value())
+            }
+        )
+    # B = 0 keeps the gradient from A in the first step.
+    assert moved == [{"b"}, {"a", "b"}] and kl[0] == 0.0 < kl[1]
+    assert largest_difference(kept, frozen) == 0.0
+    np.testing.assert_array_equal(response_logprobs(start, frozen, batch, static), base)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])

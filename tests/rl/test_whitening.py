@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vqathinker_jax.models.internvit import InternViTConfig
+from vqathinker_jax.models.internvit import InternViT, InternViTConfig
+from vqathinker_jax.models.layers import exact_gelu
 from vqathinker_jax.models.pixels import normalize_pixels
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
-from vqathinker_jax.rl.whitening import cut_patches, whiten, whitened_filters
+from vqathinker_jax.rl.whitening import (
+    cut_patches,
+    rectify_first_layer,
+    spread_components,
+    whiten,
+    whitened_filters,
+)
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.initial import InitialSource
 from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
@@ -41,6 +48,39 @@ def test_the_gain_on_directions_without_variance_is_bounded():
     patches = np.column_stack([rng.normal(size=300), np.zeros(300)])
     filters = whitened_filters(patches, 50, rng)
     assert np.isfinite(filters.kernel).all()
+
+
+def test_components_come_from_all_over_the_spectrum():
+    rng = np.random.default_rng(3)
+    scales = np.geomspace(10, 1e-2, 40)
+    patches = rng.normal(size=(3000, 40)) * scales + 1
+    filters = spread_components(patches, 12)
+    out = patches @ filters.kernel + filters.bias
+    np.testing.assert_allclose(out.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(out.std(0), 1, rtol=1e-4)
+    strongest = np.argmax(np.abs(filters.kernel * scales[:, None]), axis=0)
+    assert list(strongest[:8]) == list(range(8)) and strongest[-1] in (26, 27, 28)
+
+
+def test_the_first_layer_starts_as_a_rectifier():
+    width, hidden = 5, 12
+    rng = np.random.default_rng(0)
+    cfg = InternViTConfig(
+        hidden_size=width, intermediate_size=hidden, num_hidden_layers=2, num_attention_heads=1,
+        image_size=28,
+    )  # fmt: skip
+    tower = InternViT(cfg, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    before = np.array(tower.layers.mlp.fc1.kernel[...])
+    rectify_first_layer(tower)
+    fc1, fc2 = (
+        np.array(linear.kernel[...]) for linear in (tower.layers.mlp.fc1, tower.layers.mlp.fc2)
+    )
+    np.testing.assert_array_equal(fc1[1], before[1])
+    np.testing.assert_array_equal(fc1[0, :, 10:], before[0, :, 10:])
+    x = 3 + rng.random((7, width)).astype(np.float32)
+    for signed in (x, -x):
+        out = np.asarray(exact_gelu(jnp.asarray(signed @ fc1[0, :, :10]))) @ fc2[0, :10]
+        np.testing.assert_allclose(out, 2 * x, rtol=1e-2)
 
 
 def test_patches_lie_inside_their_clip():

@@ -59,12 +59,24 @@ def test_a_folder_speaks_of_details_only_where_there_are_some():
     for changes in ({"num_extras": 2}, {"num_extras": 3, "fragment_size": 14}):
         video = dataclasses.replace(TRAINING, **changes)
         data = config_json(video=video)
-        assert data["vqathinker_jax"]["video"] == dataclasses.asdict(video)
+        assert {**data["vqathinker_jax"]["video"], "has_motion": True} == dataclasses.asdict(video)
         assert parse_config(data, NAMES, "config.json").video == video
 
 
+def test_a_folder_remembers_what_its_model_was_trained_without():
+    video = dataclasses.replace(TRAINING, has_motion=False)
+    data = config_json(video=video, reasoning=False)
+    facts = data["vqathinker_jax"]
+    assert facts["video"]["has_motion"] is False and facts["reasoning"] is False
+    read = parse_config(data, NAMES, "config.json")
+    assert read.video == video and not read.reasoning
+    # And with both it says nothing of either.
+    facts = own_facts(FolderConfig(SMALL, video=dataclasses.replace(TRAINING, num_extras=2)))
+    assert "reasoning" not in facts and "has_motion" not in facts["video"]
+
+
 def test_json_of_everything_comes_back():
-    folder = FolderConfig(SMALL, "plain", TRAINING, "train", "nano")
+    folder = FolderConfig(SMALL, "plain", TRAINING, "train", "nano", reasoning=False)
     again = json.loads(json.dumps(folder.to_json()))
     assert FolderConfig.from_json(again, "facts") == folder
     with pytest.raises(WeightsError, match="not a folder description"):
@@ -162,7 +174,8 @@ REFUSED = {
     "unknown fact": ("vqathinker_jax", {"vidoe": {}}, "unknown field vidoe; known: .*video"),
     "impossible fact": ("vqathinker_jax", {"video": {"num_frames": 0}}, "num_frames must be"),
     "unknown geometry": ("vqathinker_jax", {"video": {"frames": 3}}, "unknown field frames"),
-    "unknown prompt": ("vqathinker_jax", {"prompt_style": "x"}, "prompt_style must be test or"),
+    "no claim": ("vqathinker_jax", {"reasoning": 0}, "'reasoning' must be bool, got 0"),
+    "unknown prompt": ("vqathinker_jax", {"prompt_style": "x"}, "prompt_style must be one of"),
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from vqathinker_jax.weights.load import folder_fingerprint, load_any, read_any_c
 from vqathinker_jax.weights.mapping import MOTION_MODULES
 from vqathinker_jax.weights.readers import dotted
 from vqathinker_jax.weights.tensor_files import NewTensor, open_folder, write_file
+from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 COUNTER = "slowfast_model.feature_extraction.0.multipathway_blocks.0.norm.num_batches_tracked"
 
@@ -289,7 +290,8 @@ class TestResolveModel:
 
 
 def test_the_small_model_is_what_the_folder_says(loaded):
-    decoder = dataclasses.replace(SMALL.decoder, vocab_size=543)
+    vocab_size = len(load_tokenizer(loaded.source_files))
+    decoder = dataclasses.replace(SMALL.decoder, vocab_size=vocab_size)
     assert loaded.config.model == dataclasses.replace(SMALL, decoder=decoder)
     assert all_tensors(loaded.source_files)[COUNTER].dtype == np.int64
     assert ml_dtypes.bfloat16 == all_tensors(loaded.source_files)["mlp1.0.bias"].dtype

@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         "convert model folders: HuggingFace layouts to ours and back",
         "Converts a model folder without changing a bit of any tensor. SRC may be the published\n"
         "folder, a plain InternVL3 folder, a transformers-native (-hf) folder, or a checkpoint\n"
-        "made by this command.",
+        "made by this command. With --merge-lora, DST is SRC with a LoRA adapter merged into it.",
     )
     command.add_argument("src", metavar="SRC", help="model folder or hub id")
     command.add_argument("dst", metavar="DST", help="folder to make; must not hold anything yet")
@@ -31,6 +31,12 @@ def add(commands: Commands) -> None:
         "--slowfast",
         metavar="FILE.pyth",
         help="SLOWFAST_8x8_R50.pyth for a folder without a motion encoder",
+    )
+    command.add_argument(
+        "--merge-lora",
+        metavar="ADAPTER",
+        help="folder of a LoRA adapter of the decoder to merge, with --to hf: RUN/adapter of a "
+        "training run, or one that PEFT saved",
     )
     command.add_argument(
         "--verify", action="store_true", help="read DST again and compare every tensor bit for bit"
@@ -50,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             verify=args.verify,
             layout=args.layout,
             slowfast_pyth=args.slowfast,
+            adapter=args.merge_lora,
         )
     except WeightsError as error:
         return fail(args, error, SOME_FAILED)

@@ -17,6 +17,7 @@ from vqathinker_jax.cli.parsing import (
     fail,
     whole_number,
 )
+from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vqathinker_jax.scoring import ScoreSettings
 
 GEOMETRY = tuple(field.name for field in dataclasses.fields(VideoSpec))
-COUNTS = tuple(name for name in GEOMETRY if name != "view")
+COUNTS = tuple(name for name in GEOMETRY if name not in ("view", "has_motion"))
 """Each has an option of its own that changes it."""
 
 
@@ -88,6 +89,12 @@ def add_asking(asking: argparse._ArgumentGroup) -> None:
         choices=("test", "train"),
         help="published wording for inference or for training (default: the folder's, or test)",
     )
+    asking.add_argument(
+        "--fallback",
+        choices=FALLBACKS,
+        default="none",
+        help="what to read of an answer without tags (default none: it has no score)",
+    )
 
 
 def add_seeing(seeing: argparse._ArgumentGroup) -> None:
@@ -107,6 +114,12 @@ def add_seeing(seeing: argparse._ArgumentGroup) -> None:
         )
     seeing.add_argument(
         "--view", choices=VIEWS, help="how frames are shown, instead of the geometry's"
+    )
+    seeing.add_argument(
+        "--motion",
+        dest="has_motion",
+        action=argparse.BooleanOptionalAction,
+        help="with or without the motion token, instead of the geometry's",
     )
     seeing.add_argument("--decoder", choices=("pyav", "decord"), default="pyav")
 
@@ -188,6 +201,7 @@ def read_settings(args: argparse.Namespace) -> ScoreSettings:
             max_new_tokens=args.max_new_tokens,
             question=args.question,
             prompt_style=args.prompt_style,
+            fallback=args.fallback,
             decoder=args.decoder,
             batch_size=args.batch_size,
             workers=args.workers,

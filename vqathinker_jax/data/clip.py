@@ -95,6 +95,8 @@ class FrameRequest:
     """Side of a fragment, pixels."""
     view: str = "squashed"
     """Of the frames, one of `VIEWS`; extras have the other."""
+    burst: int = 1
+    """Consecutive frames in a run; it divides F."""
 
     @classmethod
     def of(cls, spec: VideoSpec) -> FrameRequest:
@@ -105,6 +107,7 @@ class FrameRequest:
             num_extras=spec.num_extras,
             fragment_size=spec.fragment_size,
             view=spec.view,
+            burst=spec.burst,
         )
 
     def __post_init__(self) -> None:
@@ -112,6 +115,8 @@ class FrameRequest:
             raise ValueError(f"num_frames and image_size must be at least 1, got {self}")
         if self.view not in VIEWS:
             raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
+        if self.burst < 1 or self.num_frames % self.burst:
+            raise ValueError(f"num_frames must be a multiple of burst, got {self}")
         has_mosaics = self.num_extras or self.view == "fragments"
         if has_mosaics and self.image_size % self.fragment_size:
             raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")

@@ -89,6 +89,9 @@ class DataConfig:
     """None: no validation."""
     prompt_style: str = "train"
     """Wording of the prompt in training; see `build_prompt_text`."""
+    reasoning: bool = True
+    """Whether the model thinks before it answers. False: the prompt asks for the answer alone, and
+    that is what the format reward accepts and what the texts of SFT hold."""
     decoder: str = "pyav"
     shuffle: bool = True
     """A new order every epoch, drawn from the run's seed; False: the order of the file."""

@@ -57,6 +57,25 @@ def frame_indices(
     )
 
 
+def burst_indices(
+    num_frames_in_clip: int,
+    fps: float,
+    num: int,
+    burst: int,
+    bound: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Places of `num` frames in runs of `burst` consecutive ones, int64 [F].
+
+    Runs begin at the published choice of num / burst frames, and earlier where the clip ends first;
+    frames repeat in a clip shorter than a run. With a burst of 1 this is `frame_indices`, whose
+    arguments and errors it has.
+    """
+    starts = frame_indices(num_frames_in_clip, fps, num // burst, bound)
+    starts = np.maximum(0, np.minimum(starts, num_frames_in_clip - burst))
+    places = starts[:, None] + np.arange(burst)
+    return np.minimum(places, num_frames_in_clip - 1).reshape(-1)
+
+
 class FrameCollector:
     """Gathers the images asked for, frames and extras, while a decoder walks through a clip.
 

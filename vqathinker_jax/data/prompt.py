@@ -20,6 +20,8 @@ FORMAT = (
     "First output the thinking process in <think> </think> tags and then output the final answer "
     "in <answer> </answer> tags."
 )
+ANSWER_ONLY = "Output the final answer in <answer> </answer> tags."
+"""`FORMAT` without reasoning. Ours: the wording of the paper's ablation is not published."""
 BRIEF_QUESTION = "Rate this video."
 STYLES = ("test", "train", "brief")
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
@@ -41,6 +43,8 @@ def build_prompt_text(
     style: str = "test",
     question: str | None = None,
     num_extras: int = 0,
+    has_motion: bool = True,
+    reasoning: bool = True,
 ) -> str:
     """The prompt for one video, placeholders written out, up to where the answer begins.
 
@@ -48,7 +52,7 @@ def build_prompt_text(
     has (test/batch_infer.py against the training data's form). Both are kept as published.
 
     Reference quirk: the test script counts the motion tokens as int(n (1 / n)), which is 0 for n of
-    49 or 196 (test/modeling_internvl_chat.py `batch_chat`); here there is always one.
+    49 or 196 (test/modeling_internvl_chat.py `batch_chat`); here there is always one, or none.
 
     Args:
       num_frames: F, frames of the video.
@@ -57,6 +61,8 @@ def build_prompt_text(
         placeholders, for a model that is trained with it: a short prefix is cheap.
       question: None for the style's own.
       num_extras: D; with 0 the text is the published one.
+      has_motion: whether the motion token follows the images.
+      reasoning: whether the answer is to be thought about first (`brief` asks for no form).
 
     Raises:
       ValueError: too small a count, an unknown style, or a question that is not valid Unicode or
@@ -74,20 +80,23 @@ def build_prompt_text(
     for placeholder in PLACEHOLDERS:
         if placeholder in question:
             raise ValueError(f"the question must not contain {placeholder!r}")
-    image, motion = _image(tokens_per_frame), _image(1)
-    names = [f"Frame{i}" for i in range(1, num_frames + 1)]
-    names += [f"View{j}" for j in range(1, num_extras + 1)]
+    image = _image(tokens_per_frame)
+    shown = [(f"Frame{i}", image) for i in range(1, num_frames + 1)]
+    shown += [(f"View{j}", image) for j in range(1, num_extras + 1)]
+    if has_motion:
+        shown.append(("Motion Feature", _image(1)))
+    form = FORMAT if reasoning else ANSWER_ONLY
     match style:
         case "test":
             user = "Now you will receive a video:"
-            user += "".join(f"{name}: {image}" for name in names)
-            user += f"Motion Feature: {motion}{question}{FORMAT}"
+            user += "".join(f"{name}: {image}" for name, image in shown)
+            user += question + form
         case "train":
             user = "Now you will receive a video:\n"
-            user += "".join(f"{name}:{image}\n" for name in names)
-            user += f"Motion Feature:{motion}\n{question} {FORMAT}"
+            user += "".join(f"{name}:{image}\n" for name, image in shown)
+            user += f"{question} {form}"
         case "brief":
-            user = image * len(names) + motion + question
+            user = "".join(image for _, image in shown) + question
             return f"{TURN_START}user\n{user}{TURN_END}\n{TURN_START}assistant\n"
         case _:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")

@@ -30,7 +30,7 @@ from vqathinker_jax.data.container import (
     packets,
     read_packet_table,
 )
-from vqathinker_jax.data.frames import FrameCollector, frame_indices
+from vqathinker_jax.data.frames import FrameCollector, burst_indices
 
 SEQUENTIAL_PASSES = 2
 """The first counts the frames while it gathers those that a guess of the count asks for."""
@@ -251,6 +251,8 @@ def _decode_from_the_start(
 
 def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> np.ndarray:
     try:
-        return frame_indices(num_frames, reader.fps, request.num_frames, request.bound)
+        return burst_indices(
+            num_frames, reader.fps, request.num_frames, request.burst, request.bound
+        )
     except ValueError as error:
         raise VideoError.of(reader.path, str(error)) from None

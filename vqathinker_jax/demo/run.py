@@ -70,9 +70,8 @@ def run_demo(
         return demo
     if not is_quiet:
         print(f"training for {short_run.steps} steps of GRPO", file=sys.stderr, flush=True)
-    report = train_briefly(
-        short_run, model_folder, model.video, model.loaded.prompt_style, folder, is_quiet
-    )
+    style, reasoning = model.loaded.prompt_style, model.loaded.reasoning
+    report = train_briefly(short_run, model_folder, model.video, style, reasoning, folder, is_quiet)
     trained = from_pretrained(folder.path / TRAINED_FOLDER / "model", dtype=model.loaded.dtype)
     after = score(trained, paths, settings, is_quiet)
     demo = dataclasses.replace(

@@ -59,7 +59,7 @@ class ShortRun:
             raise ValueError(f"num_clips must be at least 1, got {self.num_clips}")
 
     def train_config(
-        self, model_folder: Path, data: Path, video: VideoSpec, prompt_style: str
+        self, model_folder: Path, data: Path, video: VideoSpec, prompt_style: str, reasoning: bool
     ) -> TrainConfig:
         """The configuration of the run.
 
@@ -68,6 +68,7 @@ class ShortRun:
           data: folder of the clips and their labels.
           video: the geometry the model sees clips in.
           prompt_style: the wording the model knows.
+          reasoning: whether it thinks before it answers.
         """
         return TrainConfig(
             # The decoder alone, held to its start by the few steps and not by a reference: half of
@@ -78,6 +79,7 @@ class ShortRun:
             data=DataConfig(
                 train=LabelSource(str(data / "train.jsonl"), str(data), "1-5"),
                 prompt_style=prompt_style,
+                reasoning=reasoning,
                 num_workers=1,
             ),
             run=RunConfig(
@@ -121,6 +123,7 @@ def train_briefly(
     model_folder: Path,
     video: VideoSpec,
     prompt_style: str,
+    reasoning: bool,
     folder: DemoFolder,
     is_quiet: bool,
 ) -> TrainingReport:
@@ -131,6 +134,7 @@ def train_briefly(
       model_folder: what it starts from.
       video: the geometry the model sees clips in.
       prompt_style: the wording the model knows.
+      reasoning: whether it thinks before it answers.
       folder: gets `trained/`.
       is_quiet: nothing on stderr.
 
@@ -150,7 +154,7 @@ def train_briefly(
                 with_photographs=False,
                 progress=counter.show,
             )
-        config = run.train_config(model_folder, work / "clips", video, prompt_style)
+        config = run.train_config(model_folder, work / "clips", video, prompt_style, reasoning)
         train(config, work / "run", is_quiet=is_quiet)
         if not (work / "run" / "model").is_dir():
             raise DemoError("the training was stopped before its last step; the page is without it")

@@ -27,10 +27,34 @@ def parameter(value: Array, logical_axes: Sequence[str]) -> nnx.Param:
     return nnx.Param(value, logical_axes=tuple(logical_axes))
 
 
+def contract(x: Float[Array, "..."], kernel: Float[Array, "..."], num: int) -> Float[Array, "..."]:
+    """Sums over the `num` last axes of x and the `num` first ones of a kernel."""
+    last = tuple(range(x.ndim - num, x.ndim))
+    return jax.lax.dot_general(x, kernel, ((last, tuple(range(num))), ((), ())))
+
+
+class LowRank(nnx.Module):
+    """`y = scale * (x . a) . b`: what a LoRA adapter adds to the output of a linear layer.
+
+    Parameters: `a` [*in_dims, R], `b` [R, *out_dims]; the product of the two is never formed.
+    """
+
+    def __init__(self, a: nnx.Param, b: nnx.Param, *, num_in: int, scale: float):
+        self.a = a
+        self.b = b
+        self.num_in = num_in
+        self.scale = scale
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        inner = contract(x, self.a[...].astype(x.dtype), self.num_in) * self.scale
+        return contract(inner, self.b[...].astype(x.dtype), 1)
+
+
 class Linear(nnx.Module):
     """`y = x . kernel + bias`, contracting the trailing `in_dims` of x into `out_dims`.
 
-    Parameters: `kernel` [*in_dims, *out_dims], `bias` [*out_dims] (None without bias).
+    Parameters: `kernel` [*in_dims, *out_dims], `bias` [*out_dims] (None without bias), `adapter`
+    (None unless `models.lora.add_adapters` put one there, whose output is then added).
     """
 
     def __init__(
@@ -52,13 +76,14 @@ class Linear(nnx.Module):
         self.bias = nnx.data(None)
         if use_bias:
             self.bias = parameter(jnp.zeros(tuple(out_dims), param_dtype), out_axes)
+        self.adapter = nnx.data(None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        kernel = self.kernel[...].astype(x.dtype)
-        contract = tuple(range(x.ndim - self.num_in, x.ndim))
-        y = jax.lax.dot_general(x, kernel, ((contract, tuple(range(self.num_in))), ((), ())))
+        y = contract(x, self.kernel[...].astype(x.dtype), self.num_in)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
+        if self.adapter is not None:
+            y = y + self.adapter(x)
         return y
 
 

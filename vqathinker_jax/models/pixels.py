@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from vqathinker_jax.spec import VideoSpec
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Red, green, blue, of values in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,3 +38,11 @@ def normalize_pixels(frames: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3
     centre = np.float32(255 * np.array(IMAGENET_MEAN))
     scale = np.float32(1 / (255 * np.array(IMAGENET_STD)))
     return (jnp.asarray(frames).astype(jnp.float32) - centre) * scale
+
+
+def shown_images(pixels: Float[Array, "N I S S 3"], video: VideoSpec) -> Float[Array, "N J S S 3"]:
+    """The images that the tower sees: the first frame of every burst, then the extras."""
+    if video.burst == 1:
+        return pixels
+    frames = pixels[:, : video.num_frames : video.burst]
+    return jnp.concatenate([frames, pixels[:, video.num_frames :]], axis=1)

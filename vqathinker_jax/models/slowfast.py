@@ -98,10 +98,14 @@ def pooling_weights(length: int, window: int, repeat: int = 1) -> np.ndarray:
 def check_geometry(cfg: SlowFastConfig, spec: VideoSpec) -> None:
     """Says before any computation whether clips of this geometry pass through the encoder.
 
+    A geometry without motion has no clips that do, and is always right.
+
     Raises:
       ValueError: slow and fused fast time differ, or a feature map is smaller than its pooling
         window; the message names what was found, what is needed and the fields to change.
     """
+    if not spec.has_motion:
+        return
     slow_frames = spec.num_frames // spec.slow_divisor
     fused_frames = math.ceil(spec.num_frames / FUSION_STRIDE)
     if slow_frames != fused_frames:

@@ -100,8 +100,10 @@ class VQAThinker(nnx.Module):
 
     def motion_token(
         self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
-    ) -> Float[Array, "N 1 D"]:
-        """The one extra token that carries motion."""
+    ) -> Float[Array, "N m D"]:
+        """The one extra token that carries motion; m is 0 where the geometry has no motion."""
+        if not video.has_motion:
+            return jnp.zeros((len(pixels), 0, self.cfg.decoder.hidden_size), pixels.dtype)
         return self.motion_projector(self.motion_feature(pixels, video))[:, None]
 
     def prompt_embeds(
@@ -109,7 +111,7 @@ class VQAThinker(nnx.Module):
         input_ids: Int[Array, "N P"],
         lengths: Int[Array, " N"],
         visual: Float[Array, "N I T D"],
-        motion: Float[Array, "N 1 D"],
+        motion: Float[Array, "N m D"],
         context_id: int,
     ) -> Float[Array, "N P D"]:
         """Embeds a prompt and splices the visual tokens and the motion token into it.
@@ -119,7 +121,7 @@ class VQAThinker(nnx.Module):
 
         Args:
           input_ids: prompts, padded on the right.
-          lengths: real tokens per row; each row must hold I * T + 1 placeholders
+          lengths: real tokens per row; each row must hold I * T + m placeholders
             (`check_placeholders` refuses others on the host).
           visual: from `visual_tokens`.
           motion: from `motion_token`.
@@ -136,7 +138,11 @@ class VQAThinker(nnx.Module):
 
 
 def check_placeholders(
-    input_ids: np.ndarray, num_images: int, tokens_per_frame: int, context_id: int
+    input_ids: np.ndarray,
+    num_images: int,
+    tokens_per_frame: int,
+    context_id: int,
+    has_motion: bool = True,
 ) -> None:
     """Refuses prompts whose placeholders do not match the geometry.
 
@@ -144,13 +150,15 @@ def check_placeholders(
       input_ids: int [N, P] prompts; `context_id` marks placeholders.
 
     Raises:
-      ValueError: a row without exactly `num_images * tokens_per_frame + 1` placeholders.
+      ValueError: a row without exactly `num_images * tokens_per_frame` placeholders and, with
+        `has_motion`, one more.
     """
-    wanted = num_images * tokens_per_frame + 1
+    wanted = num_images * tokens_per_frame + has_motion
     counts = (np.asarray(input_ids) == context_id).sum(axis=1)
     for row, count in enumerate(counts):
         if count != wanted:
             raise ValueError(
                 f"prompt {row} has {count} <IMG_CONTEXT> placeholders; {num_images} images of "
-                f"{tokens_per_frame} tokens and one motion token need {wanted}"
+                f"{tokens_per_frame} tokens and {'one' if has_motion else 'no'} motion token "
+                f"need {wanted}"
             )

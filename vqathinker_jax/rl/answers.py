@@ -29,7 +29,7 @@ class Answer:
     """What one response says."""
 
     format_ok: bool
-    """The whole text is a think block followed by an answer block."""
+    """The whole text is a think block followed by an answer block, or the latter alone."""
     score: float | None
     """The score; None when the response is unparseable."""
     decimals: int
@@ -55,7 +55,7 @@ class Degradation:
     severity: str
 
 
-def parse_response(text: str, fallback: str = "none") -> Answer:
+def parse_response(text: str, fallback: str = "none", reasoning: bool = True) -> Answer:
     """Reads the format flag and the score of a response.
 
     The score is the first number of the last `<answer>...</answer>` pair: an optional minus sign,
@@ -65,6 +65,7 @@ def parse_response(text: str, fallback: str = "none") -> Answer:
       text: the response, without chat-template end tokens.
       fallback: "none": without an answer pair the response is unparseable; "whole_text": the first
         number of the whole text is read instead, as the published code does.
+      reasoning: False: the format is an answer block and no think block before it.
 
     Raises:
       ValueError: unknown `fallback`.
@@ -77,7 +78,7 @@ def parse_response(text: str, fallback: str = "none") -> Answer:
     """
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback must be one of {FALLBACKS}, got {fallback!r}")
-    format_ok = _format_ok(text)
+    format_ok = _format_ok(text, reasoning)
     content = _last_answer(text)
     if content is None and fallback == "whole_text":
         content = text
@@ -241,11 +242,12 @@ def _is_blank(text: str, start: int, end: int) -> bool:
     return all(text[position].isspace() for position in range(start, end))
 
 
-def _format_ok(text: str) -> bool:
-    start, end = len("<think>"), len(text) - len("</answer>")
-    if not (text.startswith("<think>") and text.endswith("</answer>") and end >= start):
+def _format_ok(text: str, reasoning: bool) -> bool:
+    opening = "<think>" if reasoning else "<answer>"
+    start, end = len(opening), len(text) - len("</answer>")
+    if not (text.startswith(opening) and text.endswith("</answer>") and end >= start):
         return False
-    return _SEAM.search(text, start, end) is not None
+    return not reasoning or _SEAM.search(text, start, end) is not None
 
 
 def _multi_format_ok(text: str, num_scores: int, needs_break: bool) -> bool:

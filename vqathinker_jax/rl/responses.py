@@ -33,19 +33,24 @@ class SftConfig:
     used for its reasons only."""
 
 
-def response_text(video: LabelledVideo, score: float, is_drawn: bool = False) -> str:
+def response_text(
+    video: LabelledVideo, score: float, is_drawn: bool = False, reasoning: bool = True
+) -> str:
     """`<think> reasons </think><answer> 3.42 </answer>`.
 
     Args:
       video: a response of its own is taken as it is; else its distortions are the reasons.
       score: to be written with two decimals.
       is_drawn: whether `score` is not the label's, so that it replaces that of a given response.
+      reasoning: False: the answer alone, whatever response the video has.
 
     >>> video = LabelledVideo("a", "a.mp4", 3.0, "d", 1, distortions=(Distortion("blur", 0.9),))
     >>> response_text(video, 3.0)
     '<think> The video shows severe blur. </think><answer> 3.00 </answer>'
     """
     answer = f"<answer> {score:.2f} </answer>"
+    if not reasoning:
+        return answer
     if video.response is None:
         return f"<think> {reasons(video.distortions)} </think>{answer}"
     if is_drawn and parse_response(video.response).score is not None:

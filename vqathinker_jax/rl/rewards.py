@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vqathinker_jax.metrics import masked_mean, masked_std
+from vqathinker_jax.rl.answers import FALLBACKS
 
 REGRESSION_VARIANTS = ("paper", "official_code", "written_decimals")
 TEMPORAL_VARIANTS = ("gated", "paper", "official_code")
@@ -56,10 +57,14 @@ class RewardConfig:
     weights: RewardWeights = RewardWeights()
     partners: str = "all"
     """Whom a video is ranked against: `all` others, or `one` of them, drawn each step."""
+    fallback: str = "none"
+    """What is read of a response without an answer block: nothing, or the first number of its
+    `whole_text`, as the published code does."""
 
     def __post_init__(self) -> None:
         require_option("variant", self.variant, TOTAL_VARIANTS)
         require_option("partners", self.partners, PARTNERS)
+        require_option("fallback", self.fallback, FALLBACKS)
         require_option("ddof", self.ddof, (0, 1))
         for name in ("sigma", "eps"):
             if not getattr(self, name) > 0:

@@ -25,6 +25,7 @@ from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.parallel import make_mesh, partition_spec
 from vqathinker_jax.rl.attempts import attempt_row, count
+from vqathinker_jax.rl.export import export, export_adapter
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_log import Clock, ProgressLine, RunLogs, parameter_table
 from vqathinker_jax.rl.run_state import (
@@ -37,7 +38,7 @@ from vqathinker_jax.rl.run_state import (
 )
 from vqathinker_jax.rl.signals import stopping_on_signals
 from vqathinker_jax.rl.stages import stream_keys, to_host
-from vqathinker_jax.rl.start import Start, export, load_start, make_sampler
+from vqathinker_jax.rl.start import Start, load_start, make_sampler
 from vqathinker_jax.rl.step_profile import StepProfile
 from vqathinker_jax.rl.update import OptimizerConfig, Static
 from vqathinker_jax.rl.validation import shown, validate
@@ -292,6 +293,8 @@ class Run:
     def finish(self) -> bool:
         """Saves; once all steps are done, writes the model to RUN/model: the best, or the last.
 
+        Adapters are written to RUN/adapter too, before they are merged into that model.
+
         Returns:
           Whether all steps are done.
         """
@@ -310,8 +313,13 @@ class Run:
         if best is not None and best != step:
             trained = self.checkpoints.restore(self.state, best)[0].trained
             which = f"step {best}, the best of the validations"
-        if target.exists() and self._is_writer:
-            shutil.rmtree(target)
+        adapter = self.folder / "adapter"
+        if self._is_writer:
+            for folder in (target, adapter):
+                shutil.rmtree(folder, ignore_errors=True)
+        if self.config.model.lora is not None:
+            export_adapter(self.start, trained, self.config, adapter)
+            self.progress.say(f"{adapter}: the adapters of {which}")
         export(self.start, trained, self.config, target)
         self.progress.say(f"{target}: the model of {which}")
         return True
@@ -364,7 +372,8 @@ def open_run(
             run = Run(
                 config, folder, start, videos, validation, mesh, checkpoints, profile, is_quiet
             )
-            check_room(folder, num_bytes(run.state), config.run.keep)
+            model_bytes = num_bytes((start.trained, start.frozen))
+            check_room(folder, num_bytes(run.state), config.run.keep, model_bytes)
             with contextlib.closing(run), stopping_on_signals(run.stop):
                 yield run
 
@@ -376,7 +385,9 @@ def _print_start(
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     steps = f"{num_steps} steps of {config.run.videos_per_step} videos"
     table = parameter_table(_counts(start.trained), _counts(start.frozen))
-    lines = (what, f"{num_videos} training videos, {steps}, {device}", table)
+    lines = [what, f"{num_videos} training videos, {steps}, {device}", table]
+    if config.model.lora is not None:
+        lines.insert(1, f"{config.model.lora}; the decoder itself stays as it is")
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 

@@ -91,11 +91,11 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     return done >= config.run.num_steps(len(config.data.train.read()))
 
 
-def check_room(folder: Path, checkpoint_bytes: int, keep: int) -> None:
+def check_room(folder: Path, checkpoint_bytes: int, keep: int, model_bytes: int) -> None:
     """Raises TrainingError where the disk cannot hold the checkpoints and the model."""
     there = len(_checkpoints(folder))
-    # One more than are kept exists while it is written; the model is at most as large as one.
-    needed = checkpoint_bytes * max(keep + 2 - there, 1)
+    # One more than are kept exists while it is written.
+    needed = checkpoint_bytes * max(keep + 1 - there, 0) + model_bytes
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(

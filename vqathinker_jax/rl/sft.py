@@ -80,7 +80,7 @@ def make_texts(
         scores = np.asarray(draw(keys))
     ids, masks = [], []
     for video, score in zip(videos, scores, strict=True):
-        text = response_text(video, float(score), cfg.random_scores)
+        text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
         ids.append(np.array(tokens, np.int32))
         counts = [not (without_digits and _has_digit(model, token)) for token in tokens]

@@ -122,9 +122,14 @@ def read_texts(model: LoadedModel, generation: Generation) -> list[list[str]]:
     ]
 
 
-def parse_texts(texts: Sequence[Sequence[str]]) -> ParsedResponses:
-    """Reads format, score and decimals of `[N, K]` texts. No text is looked at after this."""
-    answers = [[parse_response(text) for text in group] for group in texts]
+def parse_texts(
+    texts: Sequence[Sequence[str]], fallback: str = "none", reasoning: bool = True
+) -> ParsedResponses:
+    """Reads format, score and decimals of `[N, K]` texts. No text is looked at after this.
+
+    `fallback` and `reasoning` are those of `parse_response`.
+    """
+    answers = [[parse_response(text, fallback, reasoning) for text in group] for group in texts]
 
     def array(read, dtype) -> Array:
         return jnp.array([[read(answer) for answer in group] for group in answers], dtype)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from vqathinker_jax.data.dataset import VideoStream
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.models.lora import add_adapters
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
@@ -28,13 +30,15 @@ from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.vocabulary import small_tokenizer
 from vqathinker_jax.rl.whitening import NUM_CLIPS, whiten
-from vqathinker_jax.weights.config_json import PUBLISHED, FolderConfig
-from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model, save_folder
+from vqathinker_jax.weights.config_json import FolderConfig, trained_kind
+from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model
 from vqathinker_jax.weights.initial import InitialSource
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
 from vqathinker_jax.weights.mapping import make_table
 from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
 from vqathinker_jax.weights.tokenizer import load_tokenizer
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Start:
     frozen: nnx.State
     """As stored in the folder."""
     reference: nnx.State | None
-    """The trained parameters as they were at the start; None without KL."""
+    """The trained parameters as they were at the start; None without KL. Of a decoder with
+    adapters these alone, with B = 0 that makes them the base model: it is there only once."""
     folder: FolderConfig
     counters: dict[str, np.ndarray]
     source_files: Path
@@ -90,6 +95,8 @@ def load_start(
     model = nnx.merge(abstract_model(model_cfg)[0], nnx.state(loaded.model))
     if cfg.whiten:
         whiten(model, some_clips(config, videos), config.video, config.run.seed)
+    if cfg.lora is not None:
+        add_adapters(model.decoder, cfg.lora, cfg.param_dtype, config.run.seed, mesh)
     graphdef, stored, frozen = split_trained(model, cfg.vision, cfg.motion)
     has_reference = config.run.mode == "grpo" and config.objective.beta > 0
     return Start(
@@ -163,6 +170,8 @@ def make_sampler(
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The model in the layout of rollouts: compute dtype, nothing split over `fsdp`.
 
+    What is frozen and has that dtype and layout already is not copied.
+
     Args:
       start: the run's start, for structure and frozen parameters.
       trained: the present parameters.
@@ -173,56 +182,26 @@ def make_sampler(
 
 
 def _cast(trained: nnx.State, frozen: nnx.State, mesh: Mesh, dtype: str) -> nnx.State:
-    state = nnx.merge_state(trained, frozen)
+    leaves, structure = jax.tree.flatten(frozen)
+    # A compiled function copies what it hands through, which would be a whole decoder here.
+    others = [i for i, leaf in enumerate(leaves) if leaf.dtype != jnp.dtype(dtype)]
+    trained, cast = _to_dtype((trained, [leaves[i] for i in others]), dtype)
+    for i, leaf in zip(others, cast, strict=True):
+        leaves[i] = leaf
+    state = nnx.merge_state(trained, jax.tree.unflatten(structure, leaves))
     if mesh.size == 1:
-        return _to_dtype(state, dtype)
-    gathered = jax.tree.map(_without_fsdp, state_shardings(state, mesh))
-    return jax.device_put(_to_dtype(state, dtype), gathered)
+        return state
+    return jax.device_put(state, jax.tree.map(_without_fsdp, state_shardings(state, mesh)))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _to_dtype(state: nnx.State, dtype: str) -> nnx.State:
-    return jax.tree.map(lambda a: a.astype(dtype), state)
+def _to_dtype(tree: T, dtype: str) -> T:
+    return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
 def _without_fsdp(sharding: NamedSharding) -> NamedSharding:
     axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
     return NamedSharding(sharding.mesh, PartitionSpec(*axes))
-
-
-def export(start: Start, trained: nnx.State, config: TrainConfig, folder: Path) -> None:
-    """Writes the model in the published layout; trained parts in the compute dtype.
-
-    Args:
-      start: structure, frozen parameters, and what is copied (tokenizer, counters).
-      trained: the parameters to write.
-      config: of the run: its geometry and prompt become the folder's.
-      folder: must not exist.
-
-    Raises:
-      WeightsError: it cannot be written.
-    """
-    graphdef, _ = abstract_model(start.folder.model)
-    model = nnx.merge(graphdef, nnx.merge_state(copied(trained, config.model.dtype), start.frozen))
-    described = dataclasses.replace(
-        start.folder,
-        layout="official",
-        video=config.video,
-        prompt_style=config.data.prompt_style,
-        kind=trained_kind(start.folder.kind),
-    )
-    save_folder(model, folder, described, counters=start.counters, source_files=start.source_files)
-
-
-def trained_kind(kind: str) -> str:
-    """How a model trained here labels itself: what it started from stays in sight.
-
-    >>> trained_kind("published"), trained_kind("random"), trained_kind("trained from random")
-    ('trained', 'trained from random', 'trained from random')
-    """
-    if kind == PUBLISHED:
-        return "trained"
-    return kind if kind.startswith("trained") else f"trained from {kind}"
 
 
 def _described(
@@ -248,6 +227,7 @@ def _described(
         kind=trained_kind(kind),
         fingerprint=fingerprint,
         prompt_style=config.data.prompt_style,
+        reasoning=config.data.reasoning,
         context_id=context_id,
         end_id=token_id(TURN_END),
         pad_id=token_id(PAD),

@@ -125,10 +125,11 @@ def train_grpo(run: Run) -> None:
             lengths = to_host(rollout.clean.lengths)
         with clock.phase("parse"):
             texts = read_texts(model, rollout.clean)
-            parsed = parse_texts(texts)
+            parsed = parse_texts(texts, config.reward.fallback, model.reasoning)
             perturbed = None
             if rollout.perturbed is not None:
-                perturbed = parse_texts(read_texts(model, rollout.perturbed))
+                others = read_texts(model, rollout.perturbed)
+                perturbed = parse_texts(others, config.reward.fallback, model.reasoning)
         with clock.phase("reward"):
             partner_key = stream_keys(
                 config.run.seed, PARTNER_STREAM, step.number, np.zeros(1, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flax import nnx
 
+from vqathinker_jax.models.lora import has_adapters, is_adapter
 from vqathinker_jax.models.vqathinker import VQAThinker
 
 VISION_PARTS = {
@@ -19,8 +20,16 @@ STATISTICS = ("mean", "var")
 """Stored statistics of norms: never trained by gradient."""
 
 
-def is_trained(vision: str, motion: str, path: tuple) -> bool:
-    """Whether the parameter at `path` trains; see `split_trained`."""
+def is_trained(vision: str, motion: str, path: tuple, adapters: bool = False) -> bool:
+    """Whether the parameter at `path` trains; see `split_trained`.
+
+    Args:
+      vision, motion: as there.
+      path: of the parameter in the model.
+      adapters: whether the decoder has adapters, which then train in its place.
+    """
+    if path[0] == "decoder" and adapters:
+        return is_adapter(path)
     if path[0] == "slowfast":
         return motion == "layers" and path[1] != "stem" and path[-1] not in STATISTICS
     is_embedding = path[:2] == ("vision", "patch_embedding")
@@ -31,6 +40,8 @@ def split_trained(
     model: VQAThinker, vision: str, motion: str = "frozen"
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """The model as its structure, the parameters that train and those that do not.
+
+    A decoder with adapters (`models/lora.py`) trains these and keeps its own parameters.
 
     Args:
       model: the model.
@@ -43,4 +54,5 @@ def split_trained(
     for name, value, known in (("vision", vision, VISION_PARTS), ("motion", motion, MOTION)):
         if value not in known:
             raise ValueError(f"{name} must be one of {tuple(known)}, got {value!r}")
-    return nnx.split(model, lambda path, _: is_trained(vision, motion, path), ...)
+    adapters = has_adapters(model.decoder)
+    return nnx.split(model, lambda path, _: is_trained(vision, motion, path, adapters), ...)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqathinker_jax.metrics import masked_mean
 from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
+from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
 from vqathinker_jax.spec import VideoSpec
@@ -165,7 +166,7 @@ def policy_logprobs(
     model: VQAThinker, batch: UpdateBatch, static: Static, responses: Int[Array, "N K C"]
 ) -> ResponseLogprobs:
     """Log-probs and entropies of responses to the videos of a batch, in one packed pass."""
-    visual = model.visual_tokens(batch.pixels)
+    visual = model.visual_tokens(shown_images(batch.pixels, static.video))
     motion = model.motion_token(batch.pixels, static.video)
     embeds = model.prompt_embeds(
         batch.prompt_ids, batch.prompt_lengths, visual, motion, static.context_id

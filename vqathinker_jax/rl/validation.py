@@ -32,7 +32,7 @@ def validate(
     Returns:
       `srcc`, `plcc`, `mae` (NaN where undefined), `parse_rate` (of the readable videos), `videos`,
       `unreadable`, `seconds`; and `words_f1`, the mean over distortions of the F1 of naming them,
-      where the labels say what is wrong (NaN where undefined).
+      where the labels say what is wrong and the model reasons (NaN where undefined).
     """
     start = time.perf_counter()
     batch_size = even_batch_size(len(videos), config.run.videos_per_step)
@@ -55,7 +55,7 @@ def validate(
             for (video, _), (text,) in zip(batch, responses, strict=True):
                 answered.append(video)
                 texts.append(reasoning_text(text))
-                score = parse_response(text).score
+                score = parse_response(text, config.reward.fallback).score
                 if score is not None:
                     said.append(score)
                     truth.append(video.score)
@@ -68,7 +68,7 @@ def validate(
         "unreadable": len(videos) - len(answered),
         "seconds": round(time.perf_counter() - start, 2),
     }
-    if any(video.distortions is not None for video in videos):
+    if model.reasoning and any(video.distortions is not None for video in videos):
         row["words_f1"] = words_f1(texts, answered)
     return row
 

@@ -1,12 +1,18 @@
-"""First filters that see fine structure: random mixtures of whitened principal components.
+"""First filters that see fine structure: whitened principal components of training patches.
 
 A few directions of low frequency hold nearly all of the variance of image patches, so random
 filters see little of blur, noise or blocks. With the eigenvectors v_i and eigenvalues e_i of the
-patches' covariance and Gaussian numbers g_i, the filter
+patches' covariance, the tower's patch embedding gets
 
-w = sum_i g_i v_i / sqrt(max(e_i, floor e_1)),   scaled so that its output has variance 1,
+w = v_i,   i over the spectrum,   scaled so that its output has variance 1,
 
-weighs all directions alike. The bias removes the mean.
+and the MLP of its first layer starts as a rectifier: |x| of every channel is added to it, so that
+the mean over tokens holds the energy of each band. SlowFast's stems, which have few filters and a
+rectifier of their own, get random mixtures with Gaussian numbers g_i,
+
+w = sum_i g_i v_i / sqrt(max(e_i, floor e_1)),   scaled likewise.
+
+The bias removes the mean.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 
+from vqathinker_jax.models.internvit import InternViT
 from vqathinker_jax.models.pixels import normalize_pixels
 from vqathinker_jax.models.slowfast import StemPathway
 from vqathinker_jax.models.vqathinker import VQAThinker
@@ -28,6 +35,13 @@ EIGENVALUE_FLOOR = 3e-5
 """Share of the largest eigenvalue under which directions are not amplified further."""
 NUM_CLIPS = 256
 PATCHES_PER_CLIP = 96
+LOWEST_KEPT = 8
+"""Components of the lowest frequencies that are all kept."""
+SPECTRUM_SHARE = 0.7
+"""The others are spread over this share of the spectrum: what lies beyond is rounding noise."""
+RECTIFIER_GAIN = 2.0
+OTHERS_GAIN = 0.3
+"""How much the random units beside the rectifier are weakened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +71,48 @@ def whitened_filters(
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
 
 
+def spread_components(patches: Float[np.ndarray, "n P"], num_filters: int) -> Filters:
+    """Principal components of patches, from all over their spectrum, with outputs of variance 1.
+
+    Args:
+      patches: float, at least two, and P at least as large as `num_filters`.
+      num_filters: O.
+    """
+    patches = patches.astype(np.float64)
+    mean = patches.mean(0)
+    _, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
+    size = patches.shape[1]
+    lowest = min(LOWEST_KEPT, num_filters)
+    last = max(num_filters - 1, round(SPECTRUM_SHARE * size) - 1)
+    spread = np.linspace(lowest, last, num_filters - lowest).round().astype(int)
+    kernel = vectors[:, ::-1][:, [*range(lowest), *spread]]
+    kernel = kernel / ((patches - mean) @ kernel).std(0)
+    return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
+
+
+def rectify_first_layer(tower: InternViT) -> None:
+    """Makes the MLP of the first layer add |x| of every channel, in place.
+
+    gelu(x) + gelu(-x) is x erf(x / sqrt 2): |x| but for small x. Two hidden units a channel do it.
+    A tower whose MLP is too narrow for them is left alone.
+    """
+    mlp = tower.layers.mlp
+    fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
+    width = fc1.shape[1]
+    if fc1.shape[2] < 2 * width:
+        return
+    identity = np.eye(width, dtype=fc1.dtype)
+    fc1[0, :, : 2 * width] = np.concatenate([identity, -identity], axis=1)
+    fc2[0, : 2 * width] = RECTIFIER_GAIN * np.concatenate([identity, identity])
+    fc2[0, 2 * width :] *= OTHERS_GAIN
+    set_values(mlp.fc1.kernel, fc1)
+    set_values(mlp.fc2.kernel, fc2)
+
+
 def whiten(
     model: VQAThinker, clips: UInt8[np.ndarray, "N I S S 3"], video: VideoSpec, seed: int
 ) -> None:
-    """Gives the patch embedding and SlowFast's stems whitened filters, in place.
+    """Gives the patch embedding and, where it runs, SlowFast's stems whitened filters, in place.
 
     Args:
       model: with parameters of its own.
@@ -72,11 +124,14 @@ def whiten(
     pixels = np.asarray(normalize_pixels(jnp.asarray(clips)))
     embedding = model.vision.patch_embedding
     patch = embedding.kernel.shape[0]
-    filters = whitened_filters(
-        cut_patches(pixels, (1, patch, patch), rng), embedding.kernel.shape[-1], rng
+    filters = spread_components(
+        cut_patches(pixels, (1, patch, patch), rng), embedding.kernel.shape[-1]
     )
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
+    rectify_first_layer(model.vision)
+    if not video.has_motion:
+        return
     frames = pixels[:, : video.num_frames]
     for stem in (model.slowfast.stem.slow, model.slowfast.stem.fast):
         window = stem.conv.kernel.shape[:3]

@@ -31,13 +31,17 @@ def own_facts(folder: FolderConfig) -> dict[str, Any]:
         facts["prompt_style"] = folder.prompt_style
     if folder.kind != PUBLISHED:
         facts["kind"] = folder.kind
+    if not folder.reasoning:
+        facts["reasoning"] = False
     return facts
 
 
 def _video_fields(video: VideoSpec) -> dict[str, Any]:
     # Folders with the published view alone say nothing of others, so that older readers take them.
     fields, published = dataclasses.asdict(video), dataclasses.asdict(INFERENCE)
-    added = ("num_extras", "fragment_size", "view")
+    if video.has_motion:
+        del fields["has_motion"]
+    added = ("num_extras", "fragment_size", "view", "burst")
     if all(fields[name] == published[name] for name in added):
         fields = {name: value for name, value in fields.items() if name not in added}
     return fields

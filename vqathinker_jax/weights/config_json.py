@@ -47,6 +47,8 @@ class FolderConfig:
     """Which of the prompts in `STYLES` it answers."""
     kind: str = PUBLISHED
     """`published`, or a label of where the weights come from: `random`, `nano`, ..."""
+    reasoning: bool = True
+    """Whether it is asked to think before it answers."""
 
     def __post_init__(self) -> None:
         if self.prompt_style not in STYLES:
@@ -194,7 +196,7 @@ def parse_config(data: dict[str, Any], names: Collection[str], where: str) -> Fo
             raise WeightsError(f"{where}: field 'architectures' is missing; supported: {SUPPORTED}")
         raise WeightsError(f"{where}: describes {found}; supported: {SUPPORTED}")
     own = root.data.get(OWN_KEY, {})
-    return _with_own_facts(FolderConfig(cfg, layout), own, f"{where}: {OWN_KEY}")
+    return with_own_facts(FolderConfig(cfg, layout), own, f"{where}: {OWN_KEY}")
 
 
 def _guarded(make: Callable[[], C], where: str) -> C:
@@ -309,9 +311,30 @@ def _is_tied(sections: tuple[_Section, ...], names: Collection[str], default: bo
     )
 
 
-def _with_own_facts(published: FolderConfig, own: Any, where: str) -> FolderConfig:
+def trained_kind(kind: str) -> str:
+    """How a model trained here labels itself: what it started from stays in sight.
+
+    >>> trained_kind("published"), trained_kind("random"), trained_kind("trained from random")
+    ('trained', 'trained from random', 'trained from random')
+    """
+    if kind == PUBLISHED:
+        return "trained"
+    return kind if kind.startswith("trained") else f"trained from {kind}"
+
+
+def with_own_facts(published: FolderConfig, own: Any, where: str) -> FolderConfig:
+    """A folder's description with what `config_fields.own_facts` wrote about it on top.
+
+    Args:
+      published: what the folder says without them.
+      own: the value under `OWN_KEY`.
+      where: what to call its origin in messages.
+
+    Raises:
+      WeightsError: `own` is no object, or has a field that is unknown or of the wrong type.
+    """
     section = _Section(own, where)
-    known = {"video", "slowfast", "prompt_style", "kind"}
+    known = {"video", "slowfast", "prompt_style", "kind", "reasoning"}
     unknown = sorted(section.data.keys() - known)
     if unknown:
         raise WeightsError(
@@ -324,4 +347,5 @@ def _with_own_facts(published: FolderConfig, own: Any, where: str) -> FolderConf
         video=build(VideoSpec, section.get("video", dict, {}), f"{where}: video"),
         prompt_style=section.get("prompt_style", str, published.prompt_style),
         kind=section.get("kind", str, published.kind),
+        reasoning=section.get("reasoning", bool, published.reasoning),
     )

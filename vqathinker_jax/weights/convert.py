@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqathinker_jax.weights.adapter import open_adapter
 from vqathinker_jax.weights.checkpoint import (
     SOURCE_NAME,
     is_checkpoint,
@@ -31,6 +32,7 @@ from vqathinker_jax.weights.huggingface import (
     resolve_model,
 )
 from vqathinker_jax.weights.mapping import MOTION_MODULES, make_table
+from vqathinker_jax.weights.merged import MergedSource
 from vqathinker_jax.weights.pieces import Piece, Table, check_coverage, raise_listed
 from vqathinker_jax.weights.readers import (
     abstract_model,
@@ -68,12 +70,16 @@ class ConversionReport:
     """Our modules that the layout written has no place for."""
     initialised: tuple[str, ...]
     """Our modules that the source has no values for: made as before training."""
+    merged: str | None
+    """The adapter merged into the kernels; None without."""
 
     def __str__(self) -> str:
         lines = [
             f"{self.src} -> {self.dst}: {self.tensors} tensors ({self.layout} layout), "
             f"{self.parameters:,} parameters, {self.bytes / 1e9:.2f} GB in {self.seconds:.1f} s"
         ]
+        if self.merged is not None:
+            lines.append(f"merged: {self.merged}")
         if self.left_out:
             lines.append(
                 f"left out: {', '.join(self.left_out)} (the {self.layout} layout has no place "
@@ -99,6 +105,7 @@ class _Source:
     files: Path
     """Folder of the config and tokenizer files."""
     initialised: tuple[str, ...]
+    merged: str | None = None
 
 
 def convert(
@@ -110,8 +117,12 @@ def convert(
     layout: str | None = None,
     slowfast_pyth: str | os.PathLike | None = None,
     seed: int = 0,
+    adapter: str | os.PathLike | None = None,
 ) -> ConversionReport:
     """Converts weights without ever holding the model in memory; no value changes a bit.
+
+    With an adapter, the kernels that it adapts become `kernel + scale * A B`, rounded once to their
+    dtype, and what it holds whole takes the place of the source's.
 
     Args:
       src: a folder of any layout, a hub id, or a checkpoint of ours.
@@ -121,6 +132,7 @@ def convert(
       layout: of the folder written: `official`, `plain` or `hf`; None, that of the source.
       slowfast_pyth: pretrained motion encoder for a source without one.
       seed: of what is initialised at random, for a source without motion parts.
+      adapter: folder of a LoRA adapter in PEFT's layout, merged into the folder that is written.
 
     Raises:
       WeightsError: everything wrong with source, destination or arguments, or a difference found.
@@ -129,6 +141,8 @@ def convert(
         raise WeightsError(f"to must be jax or hf, got {to!r}")
     if to == "jax" and layout is not None:
         raise WeightsError("a layout can be chosen for --to hf only")
+    if to == "jax" and adapter is not None:
+        raise WeightsError("an adapter can be merged with --to hf only; convert its folder then")
     started = time.monotonic()
     folder, target = resolve_model(src), Path(dst)
     if to == "jax" and is_checkpoint(folder):
@@ -137,6 +151,8 @@ def convert(
         raise WeightsError(f"{dst}: lies inside {src}; name another folder")
     pyth = None if slowfast_pyth is None else Path(slowfast_pyth)
     source = _open(folder, seed, pyth)
+    if adapter is not None:
+        source = _merged(source, Path(adapter))
     written = source.config.layout if layout is None else layout
     table = make_table(source.config.model, written)
     left_out = MOTION_MODULES if to == "hf" and written != "official" else ()
@@ -173,6 +189,7 @@ def convert(
         verified=verified,
         left_out=left_out,
         initialised=source.initialised if to == "jax" or written == "official" else (),
+        merged=source.merged,
     )
 
 
@@ -187,6 +204,19 @@ def _open(folder: Path, seed: int, slowfast_pyth: Path | None) -> _Source:
     opened = complete_reader(config, table, tensors, shapes, seed=seed, slowfast_pyth=slowfast_pyth)
     initialised = () if config.layout == "official" else MOTION_MODULES
     return _Source(opened.config, shapes, opened.reader, opened.counters, folder, initialised)
+
+
+def _merged(source: _Source, folder: Path) -> _Source:
+    """The source with an adapter merged into it."""
+    adapter = open_adapter(folder, source.config, source.shapes)
+    held = {path.split(".")[0] for path in adapter.replaced}
+    return dataclasses.replace(
+        source,
+        config=adapter.config,
+        values=MergedSource(source.values, adapter),
+        initialised=tuple(name for name in source.initialised if name not in held),
+        merged=f"{folder}: {adapter.lora}",
+    )
 
 
 def _tensor_bytes(table: Table, source: _Source) -> int:

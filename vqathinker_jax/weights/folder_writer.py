@@ -18,7 +18,6 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.weights.config_fields import make_config, own_facts, write_config
 from vqathinker_jax.weights.config_json import (
     CONFIG_NAME,
@@ -61,12 +60,11 @@ class RegionSource(Protocol):
 
 
 class ModelSource:
-    """Parameters of a model in memory, fetched to the host layer by layer."""
+    """Parameters in memory, those of a model or of a part of it, fetched layer by layer."""
 
-    def __init__(self, model: VQAThinker):
+    def __init__(self, state: nnx.State):
         self.values = {
-            dotted(path): variable.get_value()
-            for path, variable in nnx.to_flat_state(nnx.state(model))
+            dotted(path): variable.get_value() for path, variable in nnx.to_flat_state(state)
         }
         self.shapes = {path: value.shape for path, value in self.values.items()}
 
@@ -156,7 +154,7 @@ def write_folder(
 
     On several hosts every process must call it, and the first one writes.
     """
-    tensors = [_new_tensor(piece, source) for piece in table.pieces]
+    tensors = [new_tensor(piece, source) for piece in table.pieces]
     for name in table.counters:
         if name not in counters:
             raise WeightsError(f"no counter {name} to write")
@@ -164,11 +162,7 @@ def write_folder(
     shards = _choose_shards(tensors, source_files, max_shard_bytes)
     is_first = jax.process_index() == 0
     for file, shard in shards.items():
-        if is_first:
-            write_file(folder / file, shard)
-        else:
-            for tensor in file_order(shard):
-                tensor.read()
+        write_tensors(folder / file, shard)
     if not is_first:
         return
     if source_files is not None:
@@ -182,7 +176,18 @@ def write_folder(
     _write_config(folder, config, tensors, source_files)
 
 
-def _new_tensor(piece: Piece, source: RegionSource) -> NewTensor:
+def write_tensors(path: Path, tensors: Sequence[NewTensor]) -> None:
+    """Writes one safetensors file; on several hosts all fetch the values, and the first writes."""
+    if jax.process_index() == 0:
+        write_file(path, tensors)
+        return
+    for tensor in file_order(tensors):
+        tensor.read()
+
+
+def new_tensor(piece: Piece, source: RegionSource) -> NewTensor:
+    """A tensor of a layout, to be read from our parameters when it is written."""
+
     def read() -> np.ndarray:
         return piece.to_layout(source.region(piece.path, piece.region))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from vqathinker_jax.models.vqathinker import VQAThinker
@@ -20,7 +21,12 @@ from vqathinker_jax.weights.config_json import (
     parse_config,
 )
 from vqathinker_jax.weights.errors import WeightsError
-from vqathinker_jax.weights.folder_writer import ModelSource, new_folder, write_folder
+from vqathinker_jax.weights.folder_writer import (
+    ModelSource,
+    RegionSource,
+    new_folder,
+    write_folder,
+)
 from vqathinker_jax.weights.mapping import MOTION_MODULES, disk_name, make_table
 from vqathinker_jax.weights.motion import RANDOM_MOTION, UNTRAINED_MOTION, initial_motion
 from vqathinker_jax.weights.pieces import Table, check_coverage, check_names
@@ -204,10 +210,35 @@ def save_folder(
     Raises:
       WeightsError: `dst` is in use, or the layout cannot hold the model.
     """
-    source = ModelSource(model)
+    source = ModelSource(nnx.state(model))
+    return save_source(
+        source, source.shapes, dst, config,
+        counters=counters, source_files=source_files, layout=layout,
+        max_shard_bytes=max_shard_bytes,
+    )  # fmt: skip
+
+
+def save_source(
+    source: RegionSource,
+    shapes: Mapping[str, tuple[int, ...]],
+    dst: Path,
+    config: FolderConfig,
+    *,
+    counters: Mapping[str, np.ndarray],
+    source_files: Path | None = None,
+    layout: str = "official",
+    max_shard_bytes: float | None = None,
+) -> tuple[str, ...]:
+    """As `save_folder`, for parameters that some source gives part by part.
+
+    Args:
+      source: of the parameters.
+      shapes: path -> shape of every one of them.
+      dst, config, counters, source_files, layout, max_shard_bytes: as there.
+    """
     partial = () if layout == "official" else MOTION_MODULES
     table = make_table(config.model, layout)
-    check_coverage(table, source.shapes, partial)
+    check_coverage(table, shapes, partial)
     with new_folder(dst) as folder:
         write_folder(
             folder, table, source, described_in(config, layout),
