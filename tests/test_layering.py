@@ -29,11 +29,11 @@ rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
 results terminal
 rl.recorded_run rl.curves rl.figures rl.report
 inference
-rl.rollout rl.trainable rl.whitening rl.update
+rl.rollout rl.trainable rl.update
 config
 scoring
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
-rl.stages rl.vocabulary rl.start rl.export rl.validation
+rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run

@@ -8,8 +8,6 @@ import pytest
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.scalars import ScalarWriter, scalars
 
-pytest.importorskip("tensorboardX")
-
 
 def events(folder) -> list:
     """The events of all files of a folder, the oldest file first."""

@@ -12,11 +12,12 @@ from vqathinker_jax.models.pixels import normalize_pixels
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.whitening import (
     cut_patches,
     rectify_first_layer,
     spread_components,
-    whiten,
+    whiten_once,
     whitened_filters,
 )
 from vqathinker_jax.spec import VideoSpec
@@ -92,7 +93,11 @@ def test_patches_lie_inside_their_clip():
     assert {y for _, y, _ in places} == set(range(6)) and {x for _, _, x in places} == set(range(6))
 
 
-def test_a_model_gets_filters_that_answer_to_its_clips():
+def unread():
+    raise AssertionError("the kept filters should have been used")
+
+
+def test_a_model_gets_filters_that_answer_to_its_clips_and_keeps_them(tmp_path):
     cfg = VQAThinkerConfig(
         vision=InternViTConfig(
             hidden_size=22, intermediate_size=26, num_hidden_layers=1, num_attention_heads=1,
@@ -112,7 +117,18 @@ def test_a_model_gets_filters_that_answer_to_its_clips():
     model = fill_model(graphdef, state, source, None, "float32")
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 256, (17, 7, 28, 28, 3), dtype=np.uint8)
-    whiten(model, clips, VideoSpec(6, 28, 3, 1, num_extras=1), seed=0)
+    video = VideoSpec(6, 28, 3, 1, num_extras=1)
+    whiten_once(model, tmp_path / "filters.npz", lambda: clips, video, seed=0)
+    again = fill_model(
+        *abstract_model(cfg), InitialSource(parameter_shapes(state), 0), None, "float32"
+    )
+    whiten_once(again, tmp_path / "filters.npz", unread, video, seed=0)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool((a == b).all()), nnx.state(model), nnx.state(again))
+    )
+    (tmp_path / "filters.npz").write_bytes(b"PK")
+    with pytest.raises(TrainingError, match=r"filters\.npz: its filters cannot be used"):
+        whiten_once(again, tmp_path / "filters.npz", unread, video, seed=0)
     pixels = normalize_pixels(jnp.asarray(clips))
     patch = pixels[:, 0, :14, :14].reshape(17, -1)
     out = patch @ model.vision.patch_embedding.kernel[...].reshape(588, 22)

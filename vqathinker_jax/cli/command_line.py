@@ -16,9 +16,9 @@ COMMANDS = (score, demo, train, report, convert, make_tiny, synth)
 DESCRIPTION = """\
 Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a vision-language model.
 
-  vqathinker demo                            makes clips, scores them, explains what it did
-  vqathinker score clip.mp4                  by the bundled nano model, trained on synthetic clips
-  vqathinker score clip.mp4 --model M        one score and its reasons by a model of yours
+  vqathinker make-tiny t                     a random model, for trying things out
+  vqathinker score clip.mp4 --model M        one score and its reasons
+  vqathinker demo --model M                  makes damaged clips, scores them, writes one page
   vqathinker score clips/ --model M --output scores.jsonl
                                              a folder; run the same line again to resume
   vqathinker train CONFIG.yaml --output-dir RUN

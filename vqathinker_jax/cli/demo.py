@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--model",
         metavar="DIR|OWNER/NAME",
-        help="model folder or hub id (default: the bundled nano model)",
+        help="model folder or hub id (default: the nano model, where one is bundled)",
     )
     command.add_argument(
         "--train",

@@ -81,7 +81,7 @@ def add_command(
     return command
 
 
-def fail(args: argparse.Namespace, error: Exception, code: int) -> int:
+def fail(args: argparse.Namespace, error: Exception | str, code: int) -> int:
     """Says in one line why a command ends; gives back the exit code."""
     print(f"{args.parser.prog}: {error}", file=sys.stderr)
     return code

@@ -17,6 +17,7 @@ from vqathinker_jax.cli.parsing import (
     fail,
     whole_number,
 )
+from vqathinker_jax.data.prompt import STYLES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
@@ -50,7 +51,7 @@ def add(commands: Commands) -> None:
         "--model",
         metavar="DIR|OWNER/NAME",
         help="model folder (published, InternVL3, -hf or converted layout), or a hub id "
-        "(default: the bundled nano model, trained on synthetic distortions)",
+        "(default: the nano model, where one is bundled)",
     )
     output = command.add_argument_group("output")
     output.add_argument(
@@ -86,8 +87,9 @@ def add_asking(asking: argparse._ArgumentGroup) -> None:
     asking.add_argument("--question", metavar="TEXT", help="ask this instead of the published one")
     asking.add_argument(
         "--prompt-style",
-        choices=("test", "train"),
-        help="published wording for inference or for training (default: the folder's, or test)",
+        choices=STYLES,
+        help="published wording for inference or for training, or the brief one of small models "
+        "(default: the folder's, or test)",
     )
     asking.add_argument(
         "--fallback",

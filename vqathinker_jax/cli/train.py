@@ -66,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
         train_stages(stages, is_quiet=args.quiet, profile_step=args.profile)
     except ConfigError as error:
         return fail(args, error, WRONG_USAGE)
-    except (TrainingError, WeightsError, LabelError, UnreadableVideosError, OSError) as error:
+    except (TrainingError, WeightsError, LabelError, UnreadableVideosError) as error:
         return fail(args, error, SOME_FAILED)
+    except OSError as error:
+        is_bare = error.filename is not None and error.strerror is not None
+        said = f"{error.filename}: {error.strerror}" if is_bare else error
+        return fail(args, said, SOME_FAILED)
     return OK

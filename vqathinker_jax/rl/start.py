@@ -29,7 +29,7 @@ from vqathinker_jax.parallel import state_shardings
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.vocabulary import small_tokenizer
-from vqathinker_jax.rl.whitening import NUM_CLIPS, whiten
+from vqathinker_jax.rl.whitening import NUM_CLIPS, whiten_once
 from vqathinker_jax.weights.config_json import FolderConfig, trained_kind
 from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model
 from vqathinker_jax.weights.initial import InitialSource
@@ -68,7 +68,8 @@ def load_start(
       config: of the run.
       mesh: where the parameters go.
       videos: the training videos, which whitened filters are made from.
-      run_dir: of the run, which keeps the tokenizer of a preset that names none.
+      run_dir: of the run, which keeps whitened filters, and the tokenizer of a preset that names
+        none.
 
     Raises:
       WeightsError: a folder that cannot be read or written.
@@ -94,7 +95,8 @@ def load_start(
         raise TrainingError(f"video: {error}") from None
     model = nnx.merge(abstract_model(model_cfg)[0], nnx.state(loaded.model))
     if cfg.whiten:
-        whiten(model, some_clips(config, videos), config.video, config.run.seed)
+        kept = run_dir / "filters.npz"
+        whiten_once(model, kept, lambda: some_clips(config, videos), config.video, config.run.seed)
     if cfg.lora is not None:
         add_adapters(model.decoder, cfg.lora, cfg.param_dtype, config.run.seed, mesh)
     graphdef, stored, frozen = split_trained(model, cfg.vision, cfg.motion)

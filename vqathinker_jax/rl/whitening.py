@@ -18,6 +18,11 @@ The bias removes the mean.
 from __future__ import annotations
 
 import dataclasses
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +34,7 @@ from vqathinker_jax.models.internvit import InternViT
 from vqathinker_jax.models.pixels import normalize_pixels
 from vqathinker_jax.models.slowfast import StemPathway
 from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.spec import VideoSpec
 
 EIGENVALUE_FLOOR = 3e-5
@@ -137,6 +143,53 @@ def whiten(
         window = stem.conv.kernel.shape[:3]
         patches = cut_patches(frames, window, rng)
         set_stem(stem, whitened_filters(patches, stem.conv.kernel.shape[-1], rng))
+
+
+def whiten_once(
+    model: VQAThinker,
+    kept: Path,
+    read: Callable[[], UInt8[np.ndarray, "N I S S 3"]],
+    video: VideoSpec,
+    seed: int,
+) -> None:
+    """As `whiten`; the filters are kept in a file, from which a resumed run has the very same.
+
+    They do not train, so no checkpoint holds them, and another machine's linear algebra would give
+    other signs.
+
+    Args:
+      model, video, seed: as for `whiten`.
+      kept: the file, in the folder of the run; `.npz`.
+      read: gives the clips; called where there is no such file.
+
+    Raises:
+      TrainingError: the file is damaged or belongs to another model.
+    """
+    parameters = filters_of(model, video)
+    if not kept.exists():
+        whiten(model, read(), video, seed)
+        if jax.process_index() == 0:
+            partial = kept.with_name(f".partial-{kept.name}")
+            np.savez(partial, **{name: np.asarray(p.get_value()) for name, p in parameters.items()})
+            os.replace(partial, kept)
+        return
+    try:
+        with np.load(kept, allow_pickle=False) as file:
+            for name, parameter in parameters.items():
+                set_values(parameter, file[name])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise TrainingError(f"{kept}: its filters cannot be used ({error})") from None
+    rectify_first_layer(model.vision)
+
+
+def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
+    """The parameters that `whiten` sets and that do not train, by name."""
+    embedding = model.vision.patch_embedding
+    named = {"embedding_kernel": embedding.kernel, "embedding_bias": embedding.bias}
+    if video.has_motion:
+        for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
+            named |= {f"{name}_kernel": stem.conv.kernel, f"{name}_mean": stem.norm.mean}
+    return named
 
 
 def set_stem(stem: StemPathway, filters: Filters) -> None:

@@ -14,12 +14,9 @@ SHORTCUT_GAIN = 0.2
 LAYER_SCALE = 0.5
 """Of both branches in a layer of the tower."""
 STACKED = ("layers",)
-INPUT_AXES = {
-    "attn.q": 1, "attn.k": 1, "attn.v": 1, "attn.o": 2, "attn.qkv": 1, "attn.proj": 2,
-    "vision.patch_embedding": 3,
-}  # fmt: skip
-"""Leading axes (after that of the stacked layers) of a kernel that are summed over; else all but
-the last."""
+PROJECTIONS = ("q", "k", "v", "qkv")
+"""Kernels with several output axes: their one leading axis (after that of the stacked layers) is
+summed over, and all but the last of any other's."""
 
 
 class InitialSource:
@@ -73,5 +70,5 @@ def num_inputs(path: str, shape: tuple[int, ...]) -> int:
     names = path.split(".")
     if names[1] in STACKED:
         shape = shape[1:]
-    axes = INPUT_AXES.get(".".join(names[-3:-1]), len(shape) - 1)
+    axes = 1 if names[-2] in PROJECTIONS else len(shape) - 1
     return math.prod(shape[:axes])
