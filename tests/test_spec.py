@@ -16,6 +16,8 @@ def test_the_published_geometries_have_no_details():
 
 def test_details_are_images_too():
     assert VideoSpec(6, 56, 3, 2, num_extras=4).num_images == 10
+    spec = VideoSpec(6, 56, 3, 2, num_extras=4, num_slices=2)
+    assert (spec.num_images, spec.num_views) == (12, 6)
     # Fragments need not fill frames where there are none.
     assert VideoSpec(6, 50, 3, 2, fragment_size=28).num_images == 6
 
@@ -34,6 +36,8 @@ def test_without_motion_frames_may_be_fewer_than_the_slow_pathway_needs():
         ({"num_extras": 13}, "num_extras=13 is more than num_frames=12"),
         ({"num_extras": 1, "fragment_size": 24}, "560 is not a multiple of fragment_size=24"),
         ({"num_frames": 3}, "slow pathway"),
+        ({"num_slices": 3}, "num_slices=3 must be even"),
+        ({"num_slices": 2, "fragment_size": 24}, "560 is not a multiple of fragment_size=24"),
         ({"has_motion": 1}, "has_motion must be true or false, got 1"),
     ],
 )

@@ -218,6 +218,11 @@ class TrainConfig:
                 "rollout.temporal must be false with video.burst above 1: a perturbed clip is made "
                 "of encoded frames, and only one of a burst is encoded"
             )
+        if self.run.mode == "grpo" and self.rollout.temporal and self.video.num_slices:
+            raise ValueError(
+                "rollout.temporal must be false with video.num_slices: slices are made while a "
+                "clip is decoded and would still show its frames in order"
+            )
         if self.run.validate_every and self.data.validation is None:
             raise ValueError("run.validate_every is set, but there is no data.validation")
         if self.reward.partners == "one" and self.run.videos_per_step < 2:

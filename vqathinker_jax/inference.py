@@ -80,7 +80,7 @@ class LoadedModel:
             tokens_per_frame=self.tokens_per_frame,
             style=self.prompt_style if style is None else style,
             question=question,
-            num_extras=self.video.num_extras,
+            num_extras=self.video.num_views,
             has_motion=self.video.has_motion,
             reasoning=self.reasoning,
         )
@@ -134,7 +134,7 @@ class LoadedModel:
             raise ValueError(f"token ids must lie in [0, {self.cfg.decoder.vocab_size})")
         check_placeholders(
             ids,
-            self.video.num_shown + self.video.num_extras,
+            self.video.num_shown + self.video.num_views,
             self.tokens_per_frame,
             self.context_id,
             self.video.has_motion,

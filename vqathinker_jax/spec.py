@@ -6,6 +6,7 @@ import dataclasses
 
 VIEWS = ("squashed", "fragments")
 """How a frame becomes a square image."""
+MAY_BE_ZERO = ("num_extras", "num_slices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +16,15 @@ class VideoSpec:
     Defaults are the published inference geometry; `TRAINING` is the published training geometry.
     The pooling windows of SlowFast belong to the weights and live in `SlowFastConfig`.
 
-    The model is shown I = F + D images: the frames in one view, and after them extras in the other.
+    The model is shown I = F + D + L images: the frames in one view, after them extras in the other,
+    and last slices through space and time (`data.slices`).
     Squashed to a square, a frame is seen whole, but compression, noise and small blur vanish; as a
     mosaic of native pixels (`data.fragments`) it keeps them. SlowFast sees the frames only.
 
     Raises:
-      ValueError: an unknown view, a count below one (zero for `num_extras`), fewer frames than the
-        slow pathway needs, frames that bursts do not divide, more extras than frames, or images
-        that fragments do not fill.
+      ValueError: an unknown view, a count below one (zero for extras and slices), fewer frames than
+        the slow pathway needs, frames that bursts do not divide, more extras than frames, an odd
+        number of slices, or images that fragments do not fill.
     """
 
     num_frames: int = 12
@@ -42,6 +44,9 @@ class VideoSpec:
     burst: int = 1
     """Frames come in runs of so many consecutive ones. SlowFast sees them all, the tower the first
     of each run: lost, repeated and shaking frames show between neighbours only."""
+    num_slices: int = 0
+    """L: images of what lines of pixels show from frame to frame, half of them along rows and half
+    along columns: freezes, lost or shuffled frames and shaking show in them."""
     has_motion: bool = True
     """Whether the prompt ends with the motion token. Without it SlowFast does not run, and
     `slow_divisor` and `motion_repeat` say nothing."""
@@ -50,7 +55,7 @@ class VideoSpec:
         if self.view not in VIEWS:
             raise ValueError(f"VideoSpec.view must be one of {VIEWS}, got {self.view!r}")
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "num_extras" else 1
+            value, least = getattr(self, field.name), int(field.name not in MAY_BE_ZERO)
             if field.name in ("view", "has_motion"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -73,16 +78,23 @@ class VideoSpec:
                 f"VideoSpec: num_extras={self.num_extras} is more than "
                 f"num_frames={self.num_frames}: each extra is made from a frame of its own"
             )
-        if self.has_mosaics and self.image_size % self.fragment_size:
+        if self.num_slices % 2:
+            raise ValueError(f"VideoSpec: num_slices={self.num_slices} must be even")
+        if self.has_cells and self.image_size % self.fragment_size:
             raise ValueError(
                 f"VideoSpec: image_size={self.image_size} is not a multiple of "
-                f"fragment_size={self.fragment_size}, of which mosaics are made"
+                f"fragment_size={self.fragment_size}, of which mosaics and slices are made"
             )
 
     @property
     def num_images(self) -> int:
-        """I = F + D: the frames, then the extras."""
-        return self.num_frames + self.num_extras
+        """I = F + D + L: the frames, the extras, the slices."""
+        return self.num_frames + self.num_views
+
+    @property
+    def num_views(self) -> int:
+        """D + L: images beside the frames."""
+        return self.num_extras + self.num_slices
 
     @property
     def num_shown(self) -> int:
@@ -90,9 +102,9 @@ class VideoSpec:
         return self.num_frames // self.burst
 
     @property
-    def has_mosaics(self) -> bool:
-        """Whether any image is a mosaic of fragments."""
-        return self.num_extras > 0 or self.view == "fragments"
+    def has_cells(self) -> bool:
+        """Whether any image is made of cells of `fragment_size`: mosaics and slices are."""
+        return self.num_views > 0 or self.view == "fragments"
 
 
 INFERENCE = VideoSpec()

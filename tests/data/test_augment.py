@@ -52,6 +52,24 @@ def test_each_part_of_a_view_does_what_it_says():
     np.testing.assert_array_equal(turned[1, 3], image[3, 4 - 1])
 
 
+def test_slices_never_turn_time():
+    rows, columns = FRAMES
+    frame = FRAMES[:1][..., ::-1]
+    images = np.concatenate([frame, FRAMES])
+
+    def view(**changes):
+        return augment(images, dataclasses.replace(PLAIN, **changes), num_slices=2)
+
+    np.testing.assert_array_equal(view(), images)
+    mirrored = view(is_mirrored=True)
+    np.testing.assert_array_equal(mirrored[1], rows[::-1])
+    np.testing.assert_array_equal(mirrored[2], columns)
+    np.testing.assert_array_equal(mirrored[0], frame[0, :, ::-1])
+    turned = view(is_upside_down=True, is_transposed=True)
+    np.testing.assert_array_equal(turned[1], columns[::-1])
+    np.testing.assert_array_equal(turned[2], rows)
+
+
 def test_the_clip_itself_is_left_alone():
     before = FRAMES.copy()
     for number in range(NUM_VIEWS):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vqathinker_jax.data.clip import FrameRequest
-from vqathinker_jax.data.frames import FrameCollector, burst_indices, frame_indices
+from vqathinker_jax.data.frames import FrameCollector, Places, burst_indices, frame_indices
 
 
 def test_a_clip_of_240_frames():
@@ -64,8 +64,12 @@ def test_bad_requests():
         frame_indices(50, 10.0, 3, (6.0, 9.0))
 
 
+def still_places(indices):
+    return Places(np.array(indices, np.int64), np.empty((0, 0), np.int64))
+
+
 def test_the_collector_fills_every_slot_of_a_repeated_frame():
-    collector = FrameCollector(np.array([0, 2, 2], np.int64), FrameRequest(3, 3))
+    collector = FrameCollector(still_places([0, 2, 2]), FrameRequest(3, 3))
     assert collector.wants(2) and not collector.wants(1)
     collector.add(2, np.full((5, 7, 3), 40, np.uint8))
     collector.add(0, np.full((5, 7, 3), 90, np.uint8))
@@ -76,12 +80,35 @@ def test_the_collector_fills_every_slot_of_a_repeated_frame():
 def test_the_collector_makes_details_of_the_frames_in_their_slots():
     # Slots floor((j + 1/2) 5 / 2): 1 and 3, which show frames 4 and 6.
     request = FrameRequest(5, 4, num_extras=2, fragment_size=2)
-    collector = FrameCollector(np.array([2, 4, 4, 6, 8], np.int64), request)
+    collector = FrameCollector(still_places([2, 4, 4, 6, 8]), request)
     assert collector.frames.shape == (7, 4, 4, 3)
     for index in (8, 6, 4, 2):
         collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
     assert collector.frames[:, 3, 1, 2].tolist() == [20, 40, 40, 60, 80, 40, 60]
     assert not collector.missing
+
+
+def test_the_collector_puts_each_moment_in_its_column_of_the_slices():
+    # Two cells of 2 pixels and 2 moments: frames 1, 2 and 6, 7 of 9; frame 2 is shown too.
+    request = FrameRequest(1, 4, fragment_size=2, num_slices=2)
+    places = Places.choose(9, 25.0, request)
+    assert places.frames.tolist() == [4] and places.moments.tolist() == [[1, 2], [5, 6]]
+    assert places.all.tolist() == [1, 2, 4, 5, 6]
+    collector = FrameCollector(places, request)
+    assert collector.frames.shape == (3, 4, 4, 3)
+    for index in places.all.tolist():
+        assert collector.wants(index)
+        collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
+    assert not collector.missing
+    assert (collector.frames[0] == 40).all()
+    for image in collector.frames[1:]:
+        assert (image[..., 0] == [10, 20, 50, 60]).all()
+
+
+def test_moments_stay_inside_a_time_span():
+    request = FrameRequest(2, 4, (1.0, 2.0), fragment_size=2, num_slices=2)
+    moments = Places.choose(100, 10.0, request).moments
+    assert moments.min() >= 10 and moments.max() <= 20
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from vqathinker_jax.models.generate import (
     suffix_capacities,
 )
 from vqathinker_jax.models.logprobs import sequence_logprobs
+from vqathinker_jax.models.layers import round_up
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
 from vqathinker_jax.records import Generation
 
@@ -238,14 +239,15 @@ def test_prompts_of_many_lengths_compile_once_per_bucket():
     sampling = dataclasses.replace(GREEDY, max_new_tokens=2)
     prefills, segments = generate._prefill._cache_size(), generate.decode_segment._cache_size()
     for length in (1, 9, 16, 17, 30):
-        embeds, lengths = prompts([length], bucket_length(length, 16))
+        embeds, lengths = prompts([length], round_up(length, 16))
         decode(decoder, prefill(decoder, embeds, lengths), None, 1, sampling)
     assert generate._prefill._cache_size() - prefills == 2
     assert generate.decode_segment._cache_size() - segments == 2
 
 
 def test_buckets():
-    assert [bucket_length(n) for n in (1, 128, 129, 1700)] == [128, 128, 256, 1792]
+    assert [bucket_length(n) for n in (1, 33, 97, 128)] == [32, 64, 128, 128]
+    assert [bucket_length(n) for n in (129, 1700)] == [256, 1792]
     assert suffix_capacities(64) == (64,)
     assert suffix_capacities(1024) == (128, 256, 512, 1024)
     assert suffix_capacities(300) == (128, 256, 300)

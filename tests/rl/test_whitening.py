@@ -1,4 +1,4 @@
-"""Filters that weigh all directions of the training patches alike."""
+"""First filters: cosines of all frequencies, and mixtures of all directions."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.whitening import (
+    choose_cosines,
+    cosine_filters,
     cut_patches,
     rectify_first_layer,
-    spread_components,
     whiten_once,
     whitened_filters,
 )
@@ -51,16 +52,32 @@ def test_the_gain_on_directions_without_variance_is_bounded():
     assert np.isfinite(filters.kernel).all()
 
 
-def test_components_come_from_all_over_the_spectrum():
+def test_cosines_have_mean_zero_and_variance_one_and_see_one_direction_each():
     rng = np.random.default_rng(3)
-    scales = np.geomspace(10, 1e-2, 40)
-    patches = rng.normal(size=(3000, 40)) * scales + 1
-    filters = spread_components(patches, 12)
-    out = patches @ filters.kernel + filters.bias
+    patches = rng.normal(size=(700, 6, 6, 3)) + 1
+    filters = cosine_filters(patches, 20)
+    out = patches.reshape(700, -1) @ filters.kernel + filters.bias
     np.testing.assert_allclose(out.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(out.std(0), 1, rtol=1e-4)
-    strongest = np.argmax(np.abs(filters.kernel * scales[:, None]), axis=0)
-    assert list(strongest[:8]) == list(range(8)) and strongest[-1] in (26, 27, 28)
+    # A patch that changes along rows only is invisible to filters that change along columns.
+    stripes = np.broadcast_to(rng.normal(size=(1, 6, 1)), (6, 6, 3))
+    seen = np.abs(stripes.reshape(-1) @ filters.kernel)
+    for (_, down, _), size in zip(choose_cosines(6, 20), seen, strict=True):
+        if down > 0:
+            assert size < 1e-5
+
+
+def test_cosines_that_see_nothing_are_not_amplified():
+    filters = cosine_filters(np.ones((9, 4, 4, 3)), 7)
+    assert np.isfinite(filters.kernel).all() and np.abs(filters.kernel).max() <= 1e3
+
+
+@pytest.mark.parametrize(("size", "num"), [(14, 96), (14, 5), (4, 48), (7, 147)])
+def test_as_many_different_cosines_as_asked_for(size, num):
+    chosen = choose_cosines(size, num)
+    assert len(chosen) == len(set(chosen)) == num
+    assert max(max(down, across) for _, down, across in chosen) < size
+    assert chosen[:3] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
 
 
 def test_the_first_layer_starts_as_a_rectifier():

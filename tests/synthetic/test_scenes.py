@@ -104,6 +104,27 @@ def test_an_unknown_scene_is_refused():
         scenes.picture("nothing/000")
 
 
+def test_balanced_pictures_fill_the_range_without_a_cast():
+    rng = np.random.default_rng(0)
+    # Dark and blue, from 10 to 70 at most.
+    dull = (rng.beta(2, 2, (60, 80, 3)) * (30, 35, 60) + 10).astype(np.uint8)
+    bright = np.asarray(scenes.balanced(Image.fromarray(dull), np.random.default_rng(1)))
+    low, high = np.percentile(bright, (0.5, 99.5), axis=(0, 1))
+    assert (low < 60).all() and (high > 180).all()
+    means = bright.mean((0, 1)) / 255
+    assert np.ptp(means) < 0.06 and 0.33 < means.mean() < 0.55
+    # The same generator, the same picture.
+    again = np.asarray(scenes.balanced(Image.fromarray(dull), np.random.default_rng(1)))
+    np.testing.assert_array_equal(bright, again)
+
+
+def test_balancing_stretches_contrast_by_a_factor_of_four_at_most():
+    flat = np.full((20, 20, 3), 100, np.uint8)
+    flat[:10] = 104
+    balanced = np.asarray(scenes.balanced(Image.fromarray(flat), np.random.default_rng(2)))
+    assert np.ptp(balanced.astype(int)) <= 4 * scenes.LARGEST_STRETCH * 3
+
+
 def test_fractal_noise_has_the_slope_asked_for():
     field = fractal_noise(np.random.default_rng(0), 256, 256, 1.0)
     power = np.abs(np.fft.fft2(field)) ** 2

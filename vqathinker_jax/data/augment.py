@@ -56,17 +56,34 @@ def draw_view(seed: int, record: int) -> View:
     return View.of(int(words[0]) % NUM_VIEWS)
 
 
-def augment(frames: UInt8[np.ndarray, "I S S 3"], view: View) -> UInt8[np.ndarray, "I S S 3"]:
+def augment(
+    frames: UInt8[np.ndarray, "I S S 3"], view: View, num_slices: int = 0
+) -> UInt8[np.ndarray, "I S S 3"]:
     """All images of a clip in one view.
+
+    Time never turns: in slices, a mirrored clip turns the lines along rows around, one upside down
+    those along columns, and a transposed clip exchanges the two kinds.
+
+    Args:
+      frames: the images; the last `num_slices` of them are slices through space and time.
+      view: how to show them.
+      num_slices: L, even.
 
     >>> frames = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     >>> augment(frames, View(True, False, False, (0, 1, 2)))[0, :, :, 0].tolist()
     [[3, 0], [9, 6]]
     """
+    slices = frames[len(frames) - num_slices :]
+    frames = frames[: len(frames) - num_slices]
+    along_rows, along_columns = slices[0::2], slices[1::2]
     if view.is_mirrored:
         frames = frames[:, :, ::-1]
+        along_rows = along_rows[:, ::-1]
     if view.is_upside_down:
         frames = frames[:, ::-1]
+        along_columns = along_columns[:, ::-1]
     if view.is_transposed:
         frames = frames.swapaxes(1, 2)
-    return np.ascontiguousarray(frames[..., view.channels])
+        along_rows, along_columns = along_columns, along_rows
+    pairs = np.stack([along_rows, along_columns], axis=1).reshape(slices.shape)
+    return np.ascontiguousarray(np.concatenate([frames, pairs])[..., view.channels])

@@ -62,7 +62,7 @@ class FrameCache:
         self._folder = Path(folder)
         self._request = dataclasses.asdict(request)
         size = request.image_size
-        self._shape = (request.num_frames + request.num_extras, size, size, 3)
+        self._shape = (request.num_images, size, size, 3)
         self._decoder = decoder
         self._read = read
         self._is_writing = True

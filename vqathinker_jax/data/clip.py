@@ -67,7 +67,7 @@ class Clip:
 
     frames: np.ndarray
     """uint8 [I, S, S, 3], RGB, upright: F frames in the view asked for (squashed to the square, or
-    mosaics of native pixels, `data.fragments`), then D extras in the other."""
+    mosaics of native pixels, `data.fragments`), D extras in the other, L slices."""
     indices: np.ndarray
     """int64 [F]: place of each frame in order of presentation."""
     facts: VideoFacts
@@ -79,8 +79,9 @@ class FrameRequest:
     """Which frames are wanted, and how they are shown.
 
     Raises:
-      ValueError: a count or a size below one (below zero for `num_extras`), mosaics that fragments
-        do not fill, an unknown view, or a `bound` that does not run forwards.
+      ValueError: a count or a size below one (below zero for extras and slices), an odd number
+        of slices, images that fragments do not fill, an unknown view, or a `bound` that does not
+        run forwards.
     """
 
     num_frames: int
@@ -97,6 +98,8 @@ class FrameRequest:
     """Of the frames, one of `VIEWS`; extras have the other."""
     burst: int = 1
     """Consecutive frames in a run; it divides F."""
+    num_slices: int = 0
+    """L."""
 
     @classmethod
     def of(cls, spec: VideoSpec) -> FrameRequest:
@@ -108,20 +111,29 @@ class FrameRequest:
             fragment_size=spec.fragment_size,
             view=spec.view,
             burst=spec.burst,
+            num_slices=spec.num_slices,
         )
 
     def __post_init__(self) -> None:
-        if min(self.num_frames, self.image_size, self.fragment_size) < 1 or self.num_extras < 0:
+        counts = (self.num_frames, self.image_size, self.fragment_size)
+        if min(counts) < 1 or min(self.num_extras, self.num_slices) < 0:
             raise ValueError(f"num_frames and image_size must be at least 1, got {self}")
         if self.view not in VIEWS:
             raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
         if self.burst < 1 or self.num_frames % self.burst:
             raise ValueError(f"num_frames must be a multiple of burst, got {self}")
-        has_mosaics = self.num_extras or self.view == "fragments"
-        if has_mosaics and self.image_size % self.fragment_size:
+        if self.num_slices % 2:
+            raise ValueError(f"num_slices must be even, got {self}")
+        has_cells = self.num_extras or self.num_slices or self.view == "fragments"
+        if has_cells and self.image_size % self.fragment_size:
             raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")
         if self.bound is not None and not self.bound[0] < self.bound[1]:
             raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")
+
+    @property
+    def num_images(self) -> int:
+        """I = F + D + L."""
+        return self.num_frames + self.num_extras + self.num_slices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -309,7 +309,7 @@ class VideoStream(Iterator[VideoBatch]):
             except VideoError as error:
                 return index, error
             if self._cfg.augment:
-                frames = augment(frames, draw_view(self._seed, at))
+                frames = augment(frames, draw_view(self._seed, at), self._spec.num_slices)
             return index, frames
 
         records = grain.MapDataset.range(start, sys.maxsize).map(read)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vqathinker_jax.data.clip import Clip, Deadline, FrameRequest, Limits, VideoError
-from vqathinker_jax.data.frames import FrameCollector, burst_indices
+from vqathinker_jax.data.frames import FrameCollector, Places
 from vqathinker_jax.data.pyav import clip_notes, probe_with_pyav
 
 SEQUENTIAL_CONTAINERS = ("avi", "mpegts", "mpeg")
@@ -48,10 +48,10 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
         num_frames, fps = len(reader), float(reader.get_avg_fps())
         if not num_frames:
             raise VideoError.of(path, "decord finds no frames in it")
-        indices = burst_indices(num_frames, fps, request.num_frames, request.burst, request.bound)
-        collector = FrameCollector(indices, request)
+        places = Places.choose(num_frames, fps, request)
+        collector = FrameCollector(places, request)
         is_sequential = facts.container in SEQUENTIAL_CONTAINERS
-        for index, frame in _frames(reader, indices, is_sequential):
+        for index, frame in _frames(reader, places.all, is_sequential):
             deadline.check()
             if collector.wants(index):
                 collector.add(index, frame.asnumpy())
@@ -64,7 +64,7 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
 
 def _frames(reader, indices: np.ndarray, is_sequential: bool) -> Iterator:
     if not is_sequential:
-        yield from ((index, reader[index]) for index in dict.fromkeys(indices.tolist()))
+        yield from ((index, reader[index]) for index in indices.tolist())
         return
     for index in range(int(indices.max()) + 1):
         yield index, reader.next()

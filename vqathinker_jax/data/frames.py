@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from vqathinker_jax.data.clip import FrameRequest
 from vqathinker_jax.data.fragments import extra_slots, fragments
 from vqathinker_jax.data.resize import resize_square
+from vqathinker_jax.data.slices import lines, slice_moments
 from vqathinker_jax.spec import VIEWS
 
 WHOLE_CLIP = (-1e5, 1e5)
@@ -40,6 +42,17 @@ def frame_indices(
     """
     if num_frames_in_clip < 1 or num < 1:
         raise ValueError(f"cannot choose {num} of {num_frames_in_clip} frames")
+    start, end = _span(num_frames_in_clip, fps, bound)
+    step = float(end - start) / num
+    return np.array(
+        [int(start + step / 2 + np.round(step * i)) for i in range(num)], dtype=np.int64
+    )
+
+
+def _span(
+    num_frames_in_clip: int, fps: float, bound: tuple[float, float] | None
+) -> tuple[int, int]:
+    """First and last frame of a time span."""
     last = num_frames_in_clip - 1
     if fps > 0 and math.isfinite(fps):
         first_second, last_second = WHOLE_CLIP if bound is None else bound
@@ -51,10 +64,7 @@ def frame_indices(
         raise ValueError("the frame rate is unknown, so a time span cannot be cut out")
     if start > end:
         raise ValueError(f"the time span {bound} lies outside the clip")
-    step = float(end - start) / num
-    return np.array(
-        [int(start + step / 2 + np.round(step * i)) for i in range(num)], dtype=np.int64
-    )
+    return start, end
 
 
 def burst_indices(
@@ -76,21 +86,61 @@ def burst_indices(
     return np.minimum(places, num_frames_in_clip - 1).reshape(-1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Which frames of a clip are looked at."""
+
+    frames: np.ndarray
+    """int64 [F]."""
+    moments: np.ndarray
+    """int64 [g, f]: the stretches of frames that slices show; empty without slices."""
+
+    @classmethod
+    def choose(cls, num_frames_in_clip: int, fps: float, request: FrameRequest) -> Places:
+        """The published choice of frames, in runs where the request asks for bursts.
+
+        Raises:
+          ValueError: as `frame_indices`.
+        """
+        frames = burst_indices(
+            num_frames_in_clip, fps, request.num_frames, request.burst, request.bound
+        )
+        start, end = _span(num_frames_in_clip, fps, request.bound)
+        return cls(frames, _moments(start, end + 1, request))
+
+    @classmethod
+    def of_still(cls, request: FrameRequest) -> Places:
+        """Those of a clip with one frame."""
+        return cls(np.zeros(request.num_frames, np.int64), _moments(0, 1, request))
+
+    @property
+    def all(self) -> np.ndarray:
+        """int64: every frame that is looked at, once, in order."""
+        return np.unique(np.concatenate([self.frames, self.moments.ravel()]))
+
+
+def _moments(start: int, end: int, request: FrameRequest) -> np.ndarray:
+    if not request.num_slices:
+        return np.empty((0, 0), np.int64)
+    return slice_moments(start, end, request.image_size, request.fragment_size)
+
+
 class FrameCollector:
-    """Gathers the images asked for, frames and extras, while a decoder walks through a clip.
+    """Gathers the images asked for while a decoder walks through a clip.
 
     Args:
-      indices: int64 [F], from `frame_indices`.
-      request: what is made of these frames.
+      places: which frames are looked at.
+      request: what is made of them.
     """
 
-    def __init__(self, indices: np.ndarray, request: FrameRequest):
-        self.indices = indices
-        size, extras = request.image_size, request.num_extras
-        self.frames = np.empty((len(indices) + extras, size, size, 3), np.uint8)
-        self.missing: set[int] = set(indices.tolist())
+    def __init__(self, places: Places, request: FrameRequest):
+        self.indices = places.frames
+        size = request.image_size
+        self.frames = np.empty((request.num_images, size, size, 3), np.uint8)
+        self.missing: set[int] = set(places.all.tolist())
         self._request = request
-        self._extra_indices = indices[extra_slots(len(indices), extras)]
+        self._extra_indices = self.indices[extra_slots(len(self.indices), request.num_extras)]
+        self._moments = places.moments.ravel()
 
     def wants(self, index: int) -> bool:
         """Whether the frame at this place was asked for and has not come yet."""
@@ -99,12 +149,22 @@ class FrameCollector:
     def add(self, index: int, frame: np.ndarray) -> None:
         """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
         num_frames, view = len(self.indices), self._request.view
-        self.frames[:num_frames][self.indices == index] = self._show(frame, view)
-        is_extra = self._extra_indices == index
+        num_still = num_frames + self._request.num_extras
+        is_frame, is_extra = self.indices == index, self._extra_indices == index
+        if is_frame.any():
+            self.frames[:num_frames][is_frame] = self._show(frame, view)
         if is_extra.any():
             (other,) = set(VIEWS) - {view}
-            self.frames[num_frames:][is_extra] = self._show(frame, other)
+            self.frames[num_frames:num_still][is_extra] = self._show(frame, other)
+        is_moment = self._moments == index
+        if is_moment.any():
+            self._add_lines(frame, np.flatnonzero(is_moment), self.frames[num_still:])
         self.missing.discard(index)
+
+    def _add_lines(self, frame: np.ndarray, columns: np.ndarray, slices: np.ndarray) -> None:
+        size, fragment = self._request.image_size, self._request.fragment_size
+        shown = lines(frame, self._request.num_slices, size // fragment, fragment)
+        slices[:, :, columns] = shown.reshape(len(slices), size, 1, 3)
 
     def _show(self, frame: np.ndarray, view: str) -> np.ndarray:
         size = self._request.image_size

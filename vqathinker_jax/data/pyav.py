@@ -30,7 +30,7 @@ from vqathinker_jax.data.container import (
     packets,
     read_packet_table,
 )
-from vqathinker_jax.data.frames import FrameCollector, burst_indices
+from vqathinker_jax.data.frames import FrameCollector, Places
 
 SEQUENTIAL_PASSES = 2
 """The first counts the frames while it gathers those that a guess of the count asks for."""
@@ -203,12 +203,12 @@ def _decode_by_seeking(reader: _Reader, table: PacketTable, request: FrameReques
     """Decodes only the stretches needed; None if a wanted frame did not turn up."""
     shown = np.flatnonzero(table.is_shown_mask)
     shown = shown[np.argsort(table.times[shown, 0])]
-    indices = _choose(reader, len(shown), request)
-    collector = FrameCollector(indices, request)
+    places = _choose(reader, len(shown), request)
+    collector = FrameCollector(places, request)
 
     starts = np.flatnonzero(table.is_start_mask)
     index_by_pts: dict[int, dict[int, int]] = collections.defaultdict(dict)
-    for index in sorted(set(indices.tolist())):
+    for index in places.all.tolist():
         position = shown[index]
         pts = int(table.times[position, 0])
         usable = starts[(starts <= position) & (table.times[starts, 0] <= pts)]
@@ -249,10 +249,8 @@ def _decode_from_the_start(
     return collector, count
 
 
-def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> np.ndarray:
+def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> Places:
     try:
-        return burst_indices(
-            num_frames, reader.fps, request.num_frames, request.burst, request.bound
-        )
+        return Places.choose(num_frames, reader.fps, request)
     except ValueError as error:
         raise VideoError.of(reader.path, str(error)) from None

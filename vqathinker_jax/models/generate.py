@@ -91,13 +91,14 @@ class DecodeState:
     """Per layer, rows `[N, G, K]` of as many slots as the present capacity."""
 
 
-def bucket_length(length: int, step: int = 128) -> int:
-    """The prompt slots P to pad to: the least multiple of `step` that holds `length`.
+def bucket_length(length: int) -> int:
+    """The prompt slots P to pad to: the least multiple of 128 (below 128: of 32) that holds them.
 
-    A multiple of 128 suits the kernels of every platform, and lengths up to M need M / step
-    programs at most. Pad to the longest prompt of the batch, not to the configured maximum.
+    A multiple of 128 suits the kernels of every platform, and lengths up to M need M / 128 + 3
+    programs at most; prompts below it belong to models so small that padding is what costs. Pad
+    to the longest prompt of the batch, not to the configured maximum.
     """
-    return round_up(max(length, 1), step)
+    return round_up(max(length, 1), 32 if length < 128 else 128)
 
 
 def suffix_capacities(max_new_tokens: int) -> tuple[int, ...]:

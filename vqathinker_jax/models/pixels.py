@@ -41,7 +41,8 @@ def normalize_pixels(frames: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3
 
 
 def shown_images(pixels: Float[Array, "N I S S 3"], video: VideoSpec) -> Float[Array, "N J S S 3"]:
-    """The images that the tower sees: the first frame of every burst, then the extras."""
+    """The images that the tower sees: the first frame of every burst, then the extras
+    and the slices."""
     if video.burst == 1:
         return pixels
     frames = pixels[:, : video.num_frames : video.burst]

@@ -1,14 +1,12 @@
-"""First filters that see fine structure: whitened principal components of training patches.
+"""First filters that see fine structure, scaled to the training patches.
 
 A few directions of low frequency hold nearly all of the variance of image patches, so random
-filters see little of blur, noise or blocks. With the eigenvectors v_i and eigenvalues e_i of the
-patches' covariance, the tower's patch embedding gets
-
-w = v_i,   i over the spectrum,   scaled so that its output has variance 1,
-
-and the MLP of its first layer starts as a rectifier: |x| of every channel is added to it, so that
-the mean over tokens holds the energy of each band. SlowFast's stems, which have few filters and a
-rectifier of their own, get random mixtures with Gaussian numbers g_i,
+filters see little of blur, noise or blocks. The tower's patch embedding gets cosines of all
+frequencies instead, each scaled so that its output has variance 1, and the MLP of its first layer
+starts as a rectifier: |x| of every channel is added to it, so that the mean over tokens holds the
+energy of each band. SlowFast's stems, which have few filters and a rectifier of their own, get
+random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with Gaussian
+numbers g_i,
 
 w = sum_i g_i v_i / sqrt(max(e_i, floor e_1)),   scaled likewise.
 
@@ -18,6 +16,7 @@ The bias removes the mean.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import zipfile
 import zlib
@@ -41,10 +40,8 @@ EIGENVALUE_FLOOR = 3e-5
 """Share of the largest eigenvalue under which directions are not amplified further."""
 NUM_CLIPS = 256
 PATCHES_PER_CLIP = 96
-LOWEST_KEPT = 8
-"""Components of the lowest frequencies that are all kept."""
-SPECTRUM_SHARE = 0.7
-"""The others are spread over this share of the spectrum: what lies beyond is rounding noise."""
+SMALLEST_DEVIATION = 1e-3
+"""Of what a filter gives on training patches: one that sees nothing is not amplified further."""
 RECTIFIER_GAIN = 2.0
 OTHERS_GAIN = 0.3
 """How much the random units beside the rectifier are weakened."""
@@ -77,23 +74,53 @@ def whitened_filters(
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
 
 
-def spread_components(patches: Float[np.ndarray, "n P"], num_filters: int) -> Filters:
-    """Principal components of patches, from all over their spectrum, with outputs of variance 1.
+def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> Filters:
+    """Two-dimensional cosines of lightness and of two colour differences, outputs of variance 1.
+
+    Cosines hardly differ from the principal components of pictures, but each has one frequency
+    along rows and one along columns, so that what changes in one direction only is told apart.
 
     Args:
-      patches: float, at least two, and P at least as large as `num_filters`.
-      num_filters: O.
+      patches: float, at least two.
+      num_filters: O, at most 3 P^2.
     """
-    patches = patches.astype(np.float64)
-    mean = patches.mean(0)
-    _, vectors = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
     size = patches.shape[1]
-    lowest = min(LOWEST_KEPT, num_filters)
-    last = max(num_filters - 1, round(SPECTRUM_SHARE * size) - 1)
-    spread = np.linspace(lowest, last, num_filters - lowest).round().astype(int)
-    kernel = vectors[:, ::-1][:, [*range(lowest), *spread]]
-    kernel = kernel / ((patches - mean) @ kernel).std(0)
+    place = np.arange(size)
+    waves = np.cos(np.pi * (place + 0.5) * place[:, None] / size)
+    colours = ((1, 1, 1), (1, -1, 0), (1, 1, -2))
+    kernel = np.stack(
+        [
+            np.einsum("i,j,c->ijc", waves[down], waves[across], colours[colour]).reshape(-1)
+            for colour, down, across in choose_cosines(size, num_filters)
+        ],
+        axis=1,
+    )
+    flat = patches.reshape(len(patches), -1).astype(np.float64)
+    mean = flat.mean(0)
+    kernel = kernel / np.maximum(((flat - mean) @ kernel).std(0), SMALLEST_DEVIATION)
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
+
+
+def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
+    """Colour (0 lightness, 1 and 2 differences) and frequencies down and across of `num` cosines.
+
+    First the three means; then lightness along one direction at every frequency, and along both on
+    a grid; then colours on a coarser grid; then whatever is left, low frequencies first.
+    """
+    axes = [(0, k, 0) for k in range(1, size)] + [(0, 0, k) for k in range(1, size)]
+    fine, coarse = (
+        np.unique(np.geomspace(1, size - 1, steps).round().astype(int)).tolist() for steps in (6, 3)
+    )
+    mixed = [(0, down, across) for down in fine for across in fine]
+    coloured = [
+        (colour, down, across)
+        for colour in (1, 2)
+        for down in (0, *coarse)
+        for across in (0, *coarse)
+    ]
+    everything = sorted(itertools.product(range(3), range(size), range(size)), key=sum)
+    means = [(colour, 0, 0) for colour in range(3)]
+    return list(dict.fromkeys([*means, *axes, *mixed, *coloured, *everything]))[:num]
 
 
 def rectify_first_layer(tower: InternViT) -> None:
@@ -130,9 +157,8 @@ def whiten(
     pixels = np.asarray(normalize_pixels(jnp.asarray(clips)))
     embedding = model.vision.patch_embedding
     patch = embedding.kernel.shape[0]
-    filters = spread_components(
-        cut_patches(pixels, (1, patch, patch), rng), embedding.kernel.shape[-1]
-    )
+    patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
+    filters = cosine_filters(patches, embedding.kernel.shape[-1])
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
     rectify_first_layer(model.vision)

@@ -135,7 +135,7 @@ def downscaling(
 
 def color(frames: np.ndarray, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """A colour cast, a turn of hues, or colours too pale or too strong."""
-    amount = geometric(0.06, 0.6, strength)
+    amount = geometric(0.1, 0.65, strength)
     grey = np.full((3, 3), 1 / 3)
     kind = rng.choice(["cast", "hue", "saturation"], p=[0.6, 0.25, 0.15])
     if kind == "cast":
@@ -159,9 +159,9 @@ def exposure(
     """Too dark or too bright by some stops, or washed out."""
     kind = rng.choice(["under", "over", "low contrast"], p=[0.4, 0.4, 0.2])
     level = np.arange(256) / 255
-    stops = geometric(0.25, 2.8 if kind == "under" else 2.2, strength)
+    stops = geometric(0.4, 3.2 if kind == "under" else 2.2, strength)
     if kind == "low contrast":
-        contrast = 1 - geometric(0.15, 0.88, strength)
+        contrast = 1 - geometric(0.25, 0.88, strength)
         level = rng.uniform(0.35, 0.65) * (1 - contrast) + contrast * level
         done = f"{kind} {contrast:.2f}"
     else:
@@ -261,8 +261,8 @@ DISTORTIONS = {
     for distortion in (
         Distortion("jitter", "temporal", jitter, "rms shift side * 0.004 * 12.5^s, every frame"),
         Distortion("blur", "blur", blur, "sigma side * 0.0018 * 13.9^s; motion: length 4.5 sigma"),
-        Distortion("exposure", "color", exposure, "0.25 to 2.8 stops; contrast 0.85 to 0.12"),
-        Distortion("color", "color", color, "amount 0.06 * 10^s of cast, hue or saturation"),
+        Distortion("exposure", "color", exposure, "0.4 to 3.2 stops; contrast 0.75 to 0.12"),
+        Distortion("color", "color", color, "amount 0.1 * 6.5^s of cast, hue or saturation"),
         Distortion("downscaling", "blur", downscaling, "by 1.3 * 6.2^s and back"),
         Distortion("noise", "noise", noise, "standard deviation 2.5 * 18^s of 255"),
         Distortion("banding", "artifact", banding, "36 * 9^-s levels a channel"),

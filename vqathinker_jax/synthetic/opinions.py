@@ -41,19 +41,20 @@ WEIGHTS = {
 
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TYPICAL = {
-    "jitter": (0.0989, 0.18, 0.229, 0.307, 0.375),
-    "blur": (0.0137, 0.0543, 0.141, 0.247, 0.331),
-    "exposure": (0.0956, 0.168, 0.296, 0.547, 0.862),
-    "color": (0.0337, 0.0715, 0.122, 0.231, 0.294),
-    "downscaling": (0.0215, 0.0569, 0.116, 0.19, 0.263),
-    "noise": (0.0256, 0.0811, 0.195, 0.38, 0.572),
-    "banding": (0.021, 0.0449, 0.105, 0.22, 0.425),
-    "frame drop": (0.034, 0.107, 0.147, 0.204, 0.256),
-    "freeze": (0.0122, 0.0447, 0.088, 0.156, 0.218),
-    "shuffle": (0.0319, 0.0646, 0.11, 0.189, 0.265),
-    "compression": (0.0462, 0.078, 0.125, 0.195, 0.226),
+    "jitter": (0.177, 0.244, 0.341, 0.466, 0.568),
+    "blur": (0.0175, 0.098, 0.228, 0.364, 0.468),
+    "exposure": (0.162, 0.274, 0.427, 0.693, 1.03),
+    "color": (0.0686, 0.129, 0.196, 0.292, 0.369),
+    "downscaling": (0.031, 0.0957, 0.17, 0.275, 0.358),
+    "noise": (0.0185, 0.056, 0.15, 0.296, 0.471),
+    "banding": (0.0166, 0.0395, 0.0878, 0.198, 0.4),
+    "frame drop": (0.0616, 0.134, 0.275, 0.342, 0.363),
+    "freeze": (0.024, 0.0787, 0.181, 0.273, 0.349),
+    "shuffle": (0.0724, 0.114, 0.173, 0.318, 0.413),
+    "compression": (0.045, 0.0786, 0.114, 0.218, 0.301),
 }
-"""Median damage at the strengths `KNOTS` over 48 training scenes of three sizes, 36 frames each."""
+"""Median damage at the strengths `KNOTS` over 48 training scenes of three sizes, 36 frames each
+(`python -m benchmarks.typical_damage`)."""
 
 LOWEST_VISIBILITY, HIGHEST_VISIBILITY = 0.5, 1.25
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -41,7 +41,7 @@ def _video_fields(video: VideoSpec) -> dict[str, Any]:
     fields, published = dataclasses.asdict(video), dataclasses.asdict(INFERENCE)
     if video.has_motion:
         del fields["has_motion"]
-    added = ("num_extras", "fragment_size", "view", "burst")
+    added = ("num_extras", "fragment_size", "view", "burst", "num_slices")
     if all(fields[name] == published[name] for name in added):
         fields = {name: value for name, value in fields.items() if name not in added}
     return fields
