@@ -262,16 +262,19 @@ class Run:
             self._is_saved = True
 
     def _validate(self) -> float:
-        """Writes the row of a validation; gives the SRCC, NaN where there is none."""
+        """Writes the row of a validation; gives its merit, NaN where there is none."""
         model = dataclasses.replace(self.model, state=self.sampler()[1])
         self.progress.status(f"validating with {len(self.validation)} videos")
         row = validate(model, self.validation, self.config)
         self._logs.write_validation({"step": self.position.step, **row})
+        words = f", words F1 {shown(row['words_f1'])}" if "words_f1" in row else ""
         self.progress.say(
             f"validation at step {self.position.step}: SRCC {shown(row['srcc'])}, PLCC "
-            f"{shown(row['plcc'])}, {row['parse_rate']:.0%} of {row['videos']} with a score"
+            f"{shown(row['plcc'])}{words}, {row['parse_rate']:.0%} of {row['videos']} with a score"
         )
-        return row["srcc"]
+        # Scores that were drawn at random are not learnt: what such a stage teaches is words.
+        learns_words = self.config.run.mode == "sft" and self.config.sft.random_scores
+        return row.get("words_f1", math.nan) if learns_words else row["srcc"]
 
     # -- start and end -----------------------------------------------------------------------------
 

@@ -67,14 +67,14 @@ class RunCheckpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
-        best = policies.BestN(get_metric_fn=_srcc, n=1, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(get_metric_fn=_merit, n=1, keep_checkpoints_without_metrics=False)
         policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         with quiet_orbax():
             self._manager = ocp.CheckpointManager(
                 folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policy,
-                    best_fn=_srcc,
+                    best_fn=_merit,
                     save_decision_policy=policies.FixedIntervalPolicy(1),
                     cleanup_tmp_directories=True,
                 ),
@@ -85,19 +85,22 @@ class RunCheckpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The checkpoint with the highest validation SRCC; None without any validation."""
+        """The checkpoint with the highest merit in validation; None without any validation."""
         with quiet_orbax():
             return self._manager.best_step()
 
-    def save(self, state: TrainState, position: RunPosition, srcc: float | None) -> None:
+    def save(self, state: TrainState, position: RunPosition, merit: float | None) -> None:
         """Starts writing a checkpoint; the arrays may be donated as soon as this returns.
+
+        Args:
+          merit: what validation found, the higher the better; None or NaN: nothing.
 
         Raises:
           TrainingError: this one or the one before could not be written.
         """
         import orbax.checkpoint as ocp
 
-        metrics = None if srcc is None or not math.isfinite(srcc) else {"srcc": srcc}
+        metrics = None if merit is None or not math.isfinite(merit) else {"merit": merit}
         try:
             with quiet_orbax():
                 self._manager.save(
@@ -158,8 +161,8 @@ class RunCheckpoints:
             self._manager.close()
 
 
-def _srcc(metrics: dict[str, float]) -> float:
-    return metrics["srcc"]
+def _merit(metrics: dict[str, float]) -> float:
+    return metrics["merit"]
 
 
 def num_bytes(tree: Any) -> int:
