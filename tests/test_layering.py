@@ -19,19 +19,19 @@ synthetic.clips synthetic.collection synthetic.variants
 models.pixels models.layers models.attention
 models.internvit models.qwen2 models.lora models.slowfast models.projectors
 models.vqathinker
-models.generate models.logprobs models.packed models.presets
+models.generate models.logprobs models.packed models.digits models.presets
 weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.tokenizer
 weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
 weights.folder_writer weights.adapter weights.merged weights.huggingface weights.checkpoint
 weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
-results terminal
+aggregate results timeline terminal
 rl.recorded_run rl.curves rl.figures rl.report
 inference
 rl.rollout rl.trainable rl.update
 config
-scoring
+soft_score score_settings asking scoring
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train

@@ -25,7 +25,8 @@ from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.results import ScoreResult
-from vqathinker_jax.scoring import ScoreSettings, score_many, settings_fingerprint
+from vqathinker_jax.score_settings import ScoreSettings, settings_fingerprint
+from vqathinker_jax.scoring import StreamEvent, score_many, stream_one
 from vqathinker_jax.spec import VIDEO_SPECS, VideoSpec
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
 from vqathinker_jax.weights.tokenizer import load_tokenizer
@@ -96,6 +97,18 @@ class VideoQualityModel:
         """Scores files and yields a result for each, in order; decoding runs ahead."""
         settings = ScoreSettings() if settings is None else settings
         return score_many(self.loaded, [os.fspath(path) for path in paths], settings)
+
+    def stream(
+        self, path: str | os.PathLike, settings: ScoreSettings | None = None
+    ) -> Iterator[StreamEvent]:
+        """Scores one file and tells what happens meanwhile.
+
+        First a `frames` event with the images the model is shown, uint8 [I, S, S, 3]; then `text`
+        events with the first answer so far, while all samples are generated; last a `result` event
+        with what `score` gives. A file that cannot be decoded has the last one alone.
+        """
+        settings = ScoreSettings() if settings is None else settings
+        return stream_one(self.loaded, os.fspath(path), settings)
 
     # -- inspection --------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from vqathinker_jax.spec import VIEWS, VideoSpec
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel
     from vqathinker_jax.results import ResultFile, ScoreResult
-    from vqathinker_jax.scoring import ScoreSettings
+    from vqathinker_jax.score_settings import ScoreSettings
 
 GEOMETRY = tuple(field.name for field in dataclasses.fields(VideoSpec))
 COUNTS = tuple(name for name in GEOMETRY if name not in ("view", "has_motion"))
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_settings(args: argparse.Namespace) -> ScoreSettings:
     """How to ask, from the options; ends the program where they cannot be."""
-    from vqathinker_jax.scoring import ScoreSettings
+    from vqathinker_jax.score_settings import ScoreSettings
 
     try:
         return ScoreSettings(
