@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
 spec yaml_values strict_yaml
-records metrics parallel
+records metrics calibration parallel
 data.clip data.resize data.fragments data.frames data.color data.container data.stills data.pyav
 data.decord data.video
 data.worker data.pool data.cache data.reader
@@ -26,7 +26,7 @@ weights.folder_writer weights.adapter weights.merged weights.huggingface weights
 weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
-aggregate results timeline terminal
+aggregate results timeline terminal timeline_plot
 rl.recorded_run rl.curves rl.figures rl.report
 inference
 rl.rollout rl.trainable rl.update
@@ -38,7 +38,7 @@ rl.run rl.sft rl.train
 api
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
-cli.score cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
+cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
 cli.command_line cli.__main__
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from vqathinker_jax import inference
 from vqathinker_jax.bundled import find_model, model_name
+from vqathinker_jax.calibration import CALIBRATION_NAME, Calibration, read_calibration
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
@@ -75,6 +77,11 @@ class VideoQualityModel:
             return None
         said = LABELS.get(self.loaded.kind, f"is labelled {self.loaded.kind!r}")
         return f"model {self.name} {said}"
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The map to somebody's opinion scores that results are given, where there is one."""
+        return self.loaded.calibration
 
     def settings_fingerprint(self, settings: ScoreSettings) -> str:
         """Digest of this model and every setting that can change an answer."""
@@ -294,6 +301,7 @@ def from_pretrained(
     dtype: str = "auto",
     video: VideoSpec | None = None,
     mesh: Mesh | None = None,
+    calibration: str | os.PathLike = "auto",
 ) -> VideoQualityModel:
     """Loads a model; without argument, the bundled nano model.
 
@@ -306,10 +314,12 @@ def from_pretrained(
       video: the geometry; default, the folder's own, which is the published inference geometry
         unless it says otherwise.
       mesh: where the parameters live (`parallel.make_mesh`); default, one device.
+      calibration: a file that `vqathinker calibrate` wrote, `none`, or `auto`: that in the model's
+        folder, where there is one. Scores stay as they are; results have `calibrated` beside them.
 
     Raises:
-      ValueError: a folder that cannot be read (every problem listed), a geometry that the model
-        cannot see, or None where the package was installed without its model.
+      ValueError: a folder or calibration that cannot be read, a geometry that the model cannot see,
+        or None where the package was installed without its model.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
@@ -345,5 +355,15 @@ def from_pretrained(
             end_id=token_id(TURN_END),
             pad_id=token_id(PAD),
             suppressed_ids=(token_id(IMAGE_START), token_id(IMAGE_END), context_id),
+            calibration=_find_calibration(folder, calibration),
         )
     )
+
+
+def _find_calibration(folder: Path, calibration: str | os.PathLike) -> Calibration | None:
+    if calibration == "none":
+        return None
+    if calibration != "auto":
+        return read_calibration(calibration)
+    own = folder / CALIBRATION_NAME
+    return read_calibration(own) if own.exists() else None

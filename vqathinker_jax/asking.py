@@ -21,7 +21,11 @@ from vqathinker_jax.models.generate import decode_chunks
 from vqathinker_jax.records import Prefix
 from vqathinker_jax.results import ScoreResult, Segment
 from vqathinker_jax.rl.answers import parse_response, reasoning_text
-from vqathinker_jax.score_settings import ScoreSettings, settings_fingerprint
+from vqathinker_jax.score_settings import (
+    ScoreSettings,
+    calibration_settings,
+    settings_fingerprint,
+)
 from vqathinker_jax.soft_score import (
     LOW_MASS,
     SoftScore,
@@ -76,6 +80,9 @@ class Asker:
         self.fingerprint = settings_fingerprint(model, settings)
         self.root = jax.random.fold_in(jax.random.key(settings.seed), SCORING_STREAM)
         self.digits = digit_tokens(model.tokenizer) if settings.reads_digits else None
+        found = model.calibration
+        is_fitting = found is not None and found.settings == calibration_settings(model, settings)
+        self.calibration = found if is_fitting else None
 
     # -- frames to answers -------------------------------------------------------------------------
 
@@ -204,6 +211,7 @@ class Asker:
         score = by_name[self.settings.aggregate]
         chosen = representative(scores, found.mean if score is None else score)
         response = responses[chosen] if responses else None
+        is_mapped = self.calibration is not None and score is not None
         return ScoreResult(
             path=item.path,
             status="ok",
@@ -224,6 +232,8 @@ class Asker:
             soft_score=soft.score if soft else None,
             soft_std=soft.std if soft else None,
             soft_mass=soft.mass if soft else None,
+            calibrated=self.calibration(score) if is_mapped else None,
+            calibration=self.calibration.describe() if is_mapped else None,
             **self._provenance(item.stamp),
         )
 
@@ -236,6 +246,11 @@ class Asker:
             yield f"{len(scores) - len(numbers)} of {len(scores)} answers hold no number"
         if any(not LOWEST <= number <= HIGHEST for number in numbers):
             yield "an answer lies outside 1-5"
+        if self.model.calibration is not None and self.calibration is None:
+            yield (
+                "not calibrated: the calibration was fitted to another model or other settings "
+                "than these"
+            )
         if soft is not None and soft.mass < LOW_MASS:
             yield (
                 f"only {100 * soft.mass:.2g} % of the model's probability lies on the numbers 1.00 "

@@ -153,6 +153,30 @@ def settings_fingerprint(model: LoadedModel, settings: ScoreSettings) -> str:
         "fallback": settings.fallback,
         **_facts_that_differ(settings),
     }
+    if model.calibration is not None:
+        facts["calibration"] = dataclasses.asdict(model.calibration)
+    return _digest(facts)
+
+
+def calibration_settings(model: LoadedModel, settings: ScoreSettings) -> str:
+    """Hex digest of the model and of what moves its scores: what a calibration is tied to.
+
+    The seed, the decoder, the compute dtype and the longest answer are left out: they change single
+    scores, but not what scores mean.
+    """
+    sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
+    facts = {
+        "model": model.fingerprint,
+        "video": dataclasses.asdict(model.video),
+        "prompt": model.build_prompt(settings.question, style=settings.prompt_style).tolist(),
+        "temperature": sampling.temperature,
+        "top_k": None if sampling.is_greedy else sampling.top_k,
+        "top_p": None if sampling.is_greedy else sampling.top_p,
+        "samples": settings.samples,
+        "aggregate": settings.aggregate,
+        "at_once": settings.at_once,
+        "fallback": settings.fallback,
+    }
     return _digest(facts)
 
 
