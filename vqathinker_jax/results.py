@@ -23,7 +23,7 @@ class Segment:
     score: float | None = None
     """As `ScoreResult.score`, of this stretch alone."""
     std: float | None = None
-    """As `ScoreResult.std`."""
+    """As `ScoreResult.std`, or `soft_std` where the score is soft."""
     reasoning: str | None = None
     error: str | None = None
     """One line that says why there is no score."""

@@ -60,7 +60,7 @@ def write_timeline_plot(results: Sequence[ScoreResult], path: str) -> int:
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axes, result in zip(panels, shown, strict=True):
         _draw(axes, result)
-    panels[-1].set_xlabel("time")
+    panels[-1].set_xlabel("time (red: worst moments, grey: no score, dashed: the whole video)")
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
