@@ -117,7 +117,7 @@ def test_no_number_no_soft_score(small_model, clip):
     [
         ("<think> a 7 </think><answer> 3.42 </answer>", "<think> a 7 </think><answer> "),
         ("<answer>4</answer>", "<answer>"),
-        ("<answer> 1.00 </answer> é <answer> é 2.5 </answer>", "<answer> 1.00 </answer> é <answer> é "),
+        ("<answer> 1.0 </answer> é <answer> é 2 </answer>", "<answer> 1.0 </answer> é <answer> é "),
         ("<answer> good </answer> 3.0", None),
         ("3.0 is my score", None),
     ],

@@ -64,6 +64,11 @@ class Calibration:
     errors: FittedErrors
     method: str = METHOD
 
+    @property
+    def is_useful(self) -> bool:
+        """Whether it does better than a guess of the mean, on videos it was not fitted on."""
+        return self.errors.after < self.errors.constant
+
     def __call__(self, score: float) -> float:
         """The opinion score expected for a score."""
         return float(np.interp(score, self.scores, self.opinions))

@@ -43,9 +43,9 @@ def add(commands: Commands) -> None:
         "fit a map from a model's scores to your own opinion scores",
         "Scores your videos, fits a rising map (isotonic regression) from the model's scores to\n"
         "your opinion scores, tells its error on videos it was not fitted on, and stores it with\n"
-        f"the model. It takes at least {LEAST_VIDEOS} videos. `score` then gives both: the plain\n"
-        "score and the calibrated one. The map is used with the same model, geometry, prompt and\n"
-        "way of asking alone; give `score` the same options.",
+        f"the model where it is of use. It takes at least {LEAST_VIDEOS} videos. `score` then gives\n"
+        "both, the plain score and the calibrated one, for the same model, geometry, prompt and\n"
+        "way of asking alone: give `score` the same options.",
     )
     command.add_argument("--model", metavar="DIR", required=True, help="model folder")
     command.add_argument(
@@ -124,13 +124,20 @@ def run(args: argparse.Namespace) -> int:
             source=os.path.basename(args.labels),
             settings=calibration_settings(model.loaded, settings),
         )
-        write_calibration(fitted, out)
+        if fitted.is_useful:
+            write_calibration(fitted, out)
     except (CalibrationError, ResultFileError) as error:
         return fail(args, error, SOME_FAILED)
     if args.json:
-        print(json.dumps({**dataclasses.asdict(fitted), "file": os.fspath(out)}))
+        place = os.fspath(out) if fitted.is_useful else None
+        print(json.dumps({**dataclasses.asdict(fitted), "file": place}))
     else:
-        print(describe(fitted, out))
+        print(describe(fitted))
+    if not fitted.is_useful:
+        reason = "the map is no better than the guess, so it is not stored"
+        return fail(args, reason, SOME_FAILED)
+    if not args.json:
+        print(f"written to {out}")
     return SOME_FAILED if any(row.status != "ok" for row in results) else OK
 
 
@@ -182,7 +189,7 @@ def pairs(
     return [score for score, _ in both], [opinion for _, opinion in both]
 
 
-def describe(fitted: Calibration, out: str | os.PathLike) -> str:
+def describe(fitted: Calibration) -> str:
     """What was found, for a person."""
     errors = fitted.errors
     lines = [
@@ -194,10 +201,7 @@ def describe(fitted: Calibration, out: str | os.PathLike) -> str:
         f"  {errors.after:8.3f}  mapped, on videos left out of the fit ({NUM_FOLDS} folds)",
         f"  {errors.constant:8.3f}  a guess of the mean opinion, for comparison",
     ]
-    if errors.after >= errors.constant:
-        lines.append("the map is no better than the guess: do not rely on calibrated scores")
     step = max(1, (len(fitted.scores) - 1) // 6)
     shown = list(zip(fitted.scores, fitted.opinions, strict=True))[::step]
     lines.append("map: " + ", ".join(f"{x:.2f} → {y:.3g}" for x, y in shown))
-    lines.append(f"written to {out}")
     return "\n".join(lines)
