@@ -43,9 +43,9 @@ def add(commands: Commands) -> None:
         "fit a map from a model's scores to your own opinion scores",
         "Scores your videos, fits a rising map (isotonic regression) from the model's scores to\n"
         "your opinion scores, tells its error on videos it was not fitted on, and stores it with\n"
-        f"the model where it is of use. It takes at least {LEAST_VIDEOS} videos. `score` then gives\n"
-        "both, the plain score and the calibrated one, for the same model, geometry, prompt and\n"
-        "way of asking alone: give `score` the same options.",
+        f"the model where it is of use. It takes at least {LEAST_VIDEOS} videos.\n"
+        "`score` then gives both, the plain score and the calibrated one, for the same model,\n"
+        "geometry, prompt and way of asking alone: give `score` the same options.",
     )
     command.add_argument("--model", metavar="DIR", required=True, help="model folder")
     command.add_argument(
