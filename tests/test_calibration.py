@@ -142,7 +142,7 @@ def test_calibrate_and_score(labelled, small_folder, tmp_path):
     assert "fitted on 22 videos of mine.csv" in row["calibration"]
     assert "fitted on 22 videos" in err
     code, out, _ = run("score", paths[3], *line, "--calibration", str(place), "--quiet")
-    assert f"→ {row['calibrated']:.3g} [random]\t" in out
+    assert f"→ {row['calibrated']:.2f} [random]\t" in out
 
 
 def test_a_folder_keeps_its_calibration(labelled, small_model, small_folder):

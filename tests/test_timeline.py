@@ -76,9 +76,8 @@ def test_a_timeline_adds_to_the_row(small_model, clip):
 def test_segments_that_fail_are_recorded(small_model, clip, monkeypatch):
     class Pool(scoring.DecodePool):
         def submit(self, path, request=None):
-            if request is not None and request.bound == (0.5, 1.0):
-                future = super().submit("no such file")
-                return future
+            if request is not None and (0.5, 1.0) in request.bounds:
+                return super().submit("no such file")
             return super().submit(path, request)
 
     monkeypatch.setattr(scoring, "DecodePool", Pool)
@@ -106,6 +105,7 @@ def test_what_has_no_timeline(small_model, tmp_path):
 def test_worst_moments():
     line = [Segment(t, t + 1, score) for t, score in enumerate([3.0, 1.5, None, 2.0, 1.5])]
     assert [one.start for one in worst_moments(line)] == [1, 4]
+    assert worst_moments(line[:1]) == []
     assert [one.start for one in worst_moments(line, 1)] == [1]
     assert worst_moments([Segment(0, 1, None, error="x")]) == []
     assert [clock(s) for s in (0, 59.96, 61.25, 7325.5)] == ["0:00", "1:00", "1:01.2", "2:02:05.5"]

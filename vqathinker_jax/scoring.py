@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vqathinker_jax.asking import Asker, Decoded, draw_id
-from vqathinker_jax.data.clip import FrameRequest, printable
+from vqathinker_jax.data.clip import Clip, FrameRequest, printable
+from vqathinker_jax.data.frames import split_clip
 from vqathinker_jax.data.pool import DecodePool
 from vqathinker_jax.data.video import VideoError
 from vqathinker_jax.inference import LoadedModel
@@ -19,6 +22,8 @@ from vqathinker_jax.results import ScoreResult, Segment, file_stamp
 from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.timeline import clip_seconds, segment_bounds
 
+GROUP_BYTES = 1 << 27
+"""Images of the stretches that are read in one walk through a file, unless one has more."""
 STREAM_CHUNK = 8
 """Tokens between two looks at a text that is being generated."""
 
@@ -149,32 +154,56 @@ def _timeline(
     asker: Asker, pool: DecodePool, item: Decoded, bounds: Sequence[tuple[float, float]]
 ) -> Iterator[Segment]:
     """Judges stretches of a video in batches, each by frames of its own, decoded ahead."""
+    stretches = _stretches(asker, pool, item, bounds)
+    while batch := list(itertools.islice(stretches, asker.batch_size)):
+        results = asker.answer([part for _, part in batch])
+        for ((start, end), _), result in zip(batch, results, strict=True):
+            yield asker.segment(start, end, result)
+
+
+def _stretches(
+    asker: Asker, pool: DecodePool, item: Decoded, bounds: Sequence[tuple[float, float]]
+) -> Iterator[tuple[tuple[float, float], Decoded | ScoreResult]]:
+    """Each stretch with its clip, or with the row that says why there is none.
+
+    Several are read in one walk through the file: where seeking is not exact a walk decodes all of
+    it. If a walk fails, its stretches are read one by one.
+    """
     whole = FrameRequest.of(asker.model.video)
+    size = max(1, GROUP_BYTES // item.clip.frames.nbytes)
+    groups = iter([tuple(bounds[i : i + size]) for i in range(0, len(bounds), size)])
     waiting = collections.deque()
-    upcoming = iter(bounds)
 
-    def submit_one() -> None:
-        bound = next(upcoming, None)
-        if bound is not None:
-            request = dataclasses.replace(whole, bound=bound)
-            waiting.append((bound, pool.submit(item.path, request)))
+    def read(group: Sequence[tuple[float, float]]) -> _Group:
+        request = dataclasses.replace(whole, bounds=tuple(group))
+        return _Group(request, pool.submit(item.path, request))
 
-    for _ in range(asker.settings.num_workers + asker.batch_size):
-        submit_one()
-    batch: list[tuple[tuple[float, float], ScoreResult | Decoded]] = []
+    for group in itertools.islice(groups, asker.settings.num_workers + 1):
+        waiting.append(read(group))
     while waiting:
-        bound, future = waiting.popleft()
+        group = waiting.popleft()
         try:
-            part = Decoded(item.path, item.stamp, future.result(), start=bound[0])
+            clips = split_clip(group.clip.result(), group.request)
         except VideoError as error:
-            part = asker.failure(item.path, item.stamp, _reason(item.path, error))
-        batch.append((bound, part))
-        submit_one()
-        if len(batch) == asker.batch_size or not waiting:
-            results = asker.answer([part for _, part in batch])
-            for (start, end), result in zip([bound for bound, _ in batch], results, strict=True):
-                yield asker.segment(start, end, result)
-            batch = []
+            if len(group.request.bounds) > 1:
+                waiting.extendleft(read([bound]) for bound in reversed(group.request.bounds))
+                continue
+            reason = _reason(item.path, error)
+            yield group.request.bounds[0], asker.failure(item.path, item.stamp, reason)
+        else:
+            for bound, clip in zip(group.request.bounds, clips, strict=True):
+                yield bound, Decoded(item.path, item.stamp, clip, start=bound[0])
+        upcoming = next(groups, None)
+        if upcoming is not None:
+            waiting.append(read(upcoming))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Stretches that are read in one walk."""
+
+    request: FrameRequest
+    clip: Future[Clip]
 
 
 def _reason(path: str, error: VideoError) -> str:

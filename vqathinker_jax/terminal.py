@@ -31,7 +31,7 @@ def shown_score(result: ScoreResult) -> str:
     if std is not None and result.score is not None:
         shown += f" ± {std:.2f}"
     if result.calibrated is not None:
-        shown += f" → {result.calibrated:.3g}"
+        shown += f" → {result.calibrated:.2f}"
     return shown if result.model_kind == "published" else f"{shown} [{result.model_kind}]"
 
 

@@ -97,6 +97,10 @@ class FrameRequest:
     """Of the frames, one of `VIEWS`; extras have the other."""
     burst: int = 1
     """Consecutive frames in a run; it divides F."""
+    bounds: tuple[tuple[float, float], ...] = ()
+    """B stretches in seconds in place of `bound`: each gets F frames and D extras of its own from
+    one walk through the file. The clip then has B F indices, and images uint8 [B (F + D), S, S, 3]:
+    all frames, then all extras; `data.frames.split_clip` takes it apart."""
 
     @classmethod
     def of(cls, spec: VideoSpec) -> FrameRequest:
@@ -120,8 +124,16 @@ class FrameRequest:
         has_mosaics = self.num_extras or self.view == "fragments"
         if has_mosaics and self.image_size % self.fragment_size:
             raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")
-        if self.bound is not None and not self.bound[0] < self.bound[1]:
-            raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")
+        if self.bound is not None and self.bounds:
+            raise ValueError(f"either bound or bounds, got {self.bound} and {self.bounds}")
+        for bound in self.bounds or (self.bound,):
+            if bound is not None and not bound[0] < bound[1]:
+                raise ValueError(f"bound must be (start, end) with start < end, got {bound}")
+
+    @property
+    def num_stretches(self) -> int:
+        """B; 1 where there is no more than one."""
+        return max(1, len(self.bounds))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vqathinker_jax.data.clip import Clip, Deadline, FrameRequest, Limits, VideoError
-from vqathinker_jax.data.frames import FrameCollector, burst_indices
+from vqathinker_jax.data.frames import FrameCollector, choose_indices
 from vqathinker_jax.data.pyav import clip_notes, probe_with_pyav
 
 SEQUENTIAL_CONTAINERS = ("avi", "mpegts", "mpeg")
@@ -48,7 +48,7 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
         num_frames, fps = len(reader), float(reader.get_avg_fps())
         if not num_frames:
             raise VideoError.of(path, "decord finds no frames in it")
-        indices = burst_indices(num_frames, fps, request.num_frames, request.burst, request.bound)
+        indices = choose_indices(num_frames, fps, request)
         collector = FrameCollector(indices, request)
         is_sequential = facts.container in SEQUENTIAL_CONTAINERS
         for index, frame in _frames(reader, indices, is_sequential):

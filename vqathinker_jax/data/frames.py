@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 
-from vqathinker_jax.data.clip import FrameRequest
+from vqathinker_jax.data.clip import Clip, FrameRequest
 from vqathinker_jax.data.fragments import extra_slots, fragments
 from vqathinker_jax.data.resize import resize_square
 from vqathinker_jax.spec import VIEWS
@@ -76,21 +77,33 @@ def burst_indices(
     return np.minimum(places, num_frames_in_clip - 1).reshape(-1)
 
 
+def choose_indices(num_frames_in_clip: int, fps: float, request: FrameRequest) -> np.ndarray:
+    """The places that a request asks for, int64 [B F]; arguments and errors of `burst_indices`."""
+    return np.concatenate(
+        [
+            burst_indices(num_frames_in_clip, fps, request.num_frames, request.burst, bound)
+            for bound in request.bounds or (request.bound,)
+        ]
+    )
+
+
 class FrameCollector:
     """Gathers the images asked for, frames and extras, while a decoder walks through a clip.
 
     Args:
-      indices: int64 [F], from `frame_indices`.
+      indices: int64 [B F], from `choose_indices`.
       request: what is made of these frames.
     """
 
     def __init__(self, indices: np.ndarray, request: FrameRequest):
         self.indices = indices
-        size, extras = request.image_size, request.num_extras
-        self.frames = np.empty((len(indices) + extras, size, size, 3), np.uint8)
+        size, stretches = request.image_size, request.num_stretches
+        slots = extra_slots(request.num_frames, request.num_extras)
+        self._extra_indices = indices.reshape(stretches, -1)[:, slots].reshape(-1)
+        count = len(indices) + len(self._extra_indices)
+        self.frames = np.empty((count, size, size, 3), np.uint8)
         self.missing: set[int] = set(indices.tolist())
-        self._request = request
-        self._extra_indices = indices[extra_slots(len(indices), extras)]
+        self.request = request
 
     def wants(self, index: int) -> bool:
         """Whether the frame at this place was asked for and has not come yet."""
@@ -98,7 +111,7 @@ class FrameCollector:
 
     def add(self, index: int, frame: np.ndarray) -> None:
         """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
-        num_frames, view = len(self.indices), self._request.view
+        num_frames, view = len(self.indices), self.request.view
         self.frames[:num_frames][self.indices == index] = self._show(frame, view)
         is_extra = self._extra_indices == index
         if is_extra.any():
@@ -107,7 +120,21 @@ class FrameCollector:
         self.missing.discard(index)
 
     def _show(self, frame: np.ndarray, view: str) -> np.ndarray:
-        size = self._request.image_size
+        size = self.request.image_size
         if view == "fragments":
-            return fragments(frame, size, self._request.fragment_size)
+            return fragments(frame, size, self.request.fragment_size)
         return resize_square(frame, size)
+
+
+def split_clip(clip: Clip, request: FrameRequest) -> list[Clip]:
+    """The clips of the stretches that were read in one walk, each as if read alone."""
+    stretches, frames, extras = request.num_stretches, request.num_frames, request.num_extras
+    size = clip.frames.shape[1:]
+    images = clip.frames[: stretches * frames].reshape(stretches, frames, *size)
+    others = clip.frames[stretches * frames :].reshape(stretches, extras, *size)
+    return [
+        dataclasses.replace(clip, frames=np.concatenate([shown, other]), indices=indices)
+        for shown, other, indices in zip(
+            images, others, clip.indices.reshape(stretches, frames), strict=True
+        )
+    ]

@@ -30,7 +30,7 @@ from vqathinker_jax.data.container import (
     packets,
     read_packet_table,
 )
-from vqathinker_jax.data.frames import FrameCollector, burst_indices
+from vqathinker_jax.data.frames import FrameCollector, choose_indices
 
 SEQUENTIAL_PASSES = 2
 """The first counts the frames while it gathers those that a guess of the count asks for."""
@@ -144,7 +144,7 @@ class _Reader:
             )
         elif self.num_broken:
             notes.append(f"{self.num_broken} packets could not be decoded: the file is damaged")
-        notes += clip_notes(facts, len(collector.indices))
+        notes += clip_notes(facts, collector.request.num_frames)
         return Clip(collector.frames, collector.indices, facts, tuple(notes))
 
     def facts(self, num_frames: int) -> VideoFacts:
@@ -251,8 +251,6 @@ def _decode_from_the_start(
 
 def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> np.ndarray:
     try:
-        return burst_indices(
-            num_frames, reader.fps, request.num_frames, request.burst, request.bound
-        )
+        return choose_indices(num_frames, reader.fps, request)
     except ValueError as error:
         raise VideoError.of(reader.path, str(error)) from None

@@ -50,7 +50,8 @@ def decode_still(path: str, request: FrameRequest, limits: Limits) -> Clip:
         if isinstance(error, VideoError):
             raise
         raise VideoError.of(path, f"the image is damaged or cut short ({_reason(error)})") from None
-    collector = FrameCollector(np.zeros(request.num_frames, np.int64), request)
+    indices = np.zeros(request.num_stretches * request.num_frames, np.int64)
+    collector = FrameCollector(indices, request)
     collector.add(0, frame)
     facts = VideoFacts(
         codec=codec,
