@@ -14,12 +14,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
-from vqathinker_jax.metrics import srcc
+if TYPE_CHECKING:
+    # Left out of a start of the command line, which it would make longer by a quarter.
+    from jaxtyping import Float
 
 CALIBRATION_NAME = "calibration.json"
 """Lies in the model's folder, beside config.json."""
@@ -118,7 +119,7 @@ def fit_calibration(
     knots, values = isotonic(x, y)
     if np.ptp(values) == 0:
         raise CalibrationError(
-            f"the scores do not rise with the opinion scores (rank correlation {srcc(x, y):.2f}): "
+            f"the scores do not rise with the opinion scores (rank correlation {_srcc(x, y):.2f}): "
             "no rising map helps"
         )
     return Calibration(
@@ -169,12 +170,20 @@ def _errors(x: np.ndarray, y: np.ndarray) -> FittedErrors:
         mapped[is_test] = np.interp(x[is_test], knots, values)
         guessed[is_test] = y[~is_test].mean()
     return FittedErrors(
-        before=_rms(x - y), after=_rms(mapped - y), constant=_rms(guessed - y), srcc=srcc(x, y)
+        before=_rms(x - y), after=_rms(mapped - y), constant=_rms(guessed - y), srcc=_srcc(x, y)
     )
 
 
 def _rms(difference: np.ndarray) -> float:
     return math.sqrt(float(np.mean(difference**2)))
+
+
+def _srcc(x: np.ndarray, y: np.ndarray) -> float:
+    # Imported late: the command line's help names constants of this module, and must not wait for
+    # JAX.
+    from vqathinker_jax.metrics import srcc
+
+    return srcc(x, y)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+AGGREGATES = ("mean", "median", "trimmed_mean", "soft")
+"""What `ScoreResult.score` may be: of the sampled numbers, or expected from the digits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:

@@ -9,10 +9,10 @@ import math
 import os
 from typing import Any
 
-from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.digits import NUMBER_TOKENS
 from vqathinker_jax.models.generate import SamplingConfig, bucket_length
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.soft_score import digit_tokens
 

@@ -7,7 +7,6 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.cli.parsing import (
     OK,
     SOME_FAILED,
@@ -19,6 +18,7 @@ from vqathinker_jax.cli.parsing import (
     whole_number,
 )
 from vqathinker_jax.data.prompt import STYLES
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
