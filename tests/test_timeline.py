@@ -15,7 +15,13 @@ from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.results import ScoreResult, Segment, result_from_json
 from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.terminal import shown_moments
-from vqathinker_jax.timeline import clip_seconds, clock, segment_bounds, worst_moments
+from vqathinker_jax.timeline import (
+    clip_seconds,
+    clock,
+    segment_bounds,
+    why_no_timeline,
+    worst_moments,
+)
 from vqathinker_jax.timeline_plot import PlotError, check_plot, write_timeline_plot
 
 AT_ONCE = ScoreSettings(aggregate="soft", at_once=True, workers=1)
@@ -90,7 +96,7 @@ def test_segments_that_fail_are_recorded(small_model, clip, monkeypatch):
     assert bad not in worst_moments(result.timeline)
 
 
-def test_what_has_no_timeline(small_model, tmp_path):
+def test_what_has_no_timeline(small_model, clip, tmp_path):
     from PIL import Image
 
     Image.new("RGB", (40, 30), "red").save(tmp_path / "still.png")
@@ -98,6 +104,10 @@ def test_what_has_no_timeline(small_model, tmp_path):
     still = small_model.score(tmp_path / "still.png", settings)
     assert still.score is not None and still.timeline == ()
     assert "a still image has no timeline" in still.warnings
+    facts = read_clip(clip, FrameRequest.of(small_model.video)).facts
+    assert why_no_timeline(facts, 0.1) is None
+    assert "fewer than 2 frames" in why_no_timeline(dataclasses.replace(facts, fps=15.0), 0.1)
+    assert "rate is unknown" in why_no_timeline(dataclasses.replace(facts, fps=0.0), 5.0)
     missing = small_model.score(tmp_path / "none.mp4", settings)
     assert missing.status == "error" and missing.timeline == ()
 

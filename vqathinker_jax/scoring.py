@@ -20,7 +20,7 @@ from vqathinker_jax.data.video import VideoError
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.results import ScoreResult, Segment, file_stamp
 from vqathinker_jax.score_settings import ScoreSettings
-from vqathinker_jax.timeline import clip_seconds, segment_bounds
+from vqathinker_jax.timeline import clip_seconds, segment_bounds, why_no_timeline
 
 GROUP_BYTES = 1 << 27
 """Images of the stretches that are read in one walk through a file, unless one has more."""
@@ -136,13 +136,11 @@ def _with_timeline(
     length = asker.settings.segment_s
     if length is None or not isinstance(item, Decoded):
         return result
-    duration = clip_seconds(item.clip.facts)
-    if duration is None:
-        reason = "its frame rate is unknown, so it has no timeline"
-        if item.clip.facts.container == "image":
-            reason = "a still image has no timeline"
+    reason = why_no_timeline(item.clip.facts, length)
+    if reason is not None:
         return dataclasses.replace(result, warnings=(*result.warnings, reason))
-    timeline = tuple(_timeline(asker, pool, item, segment_bounds(duration, length)))
+    bounds = segment_bounds(clip_seconds(item.clip.facts), length)
+    timeline = tuple(_timeline(asker, pool, item, bounds))
     failed = sum(segment.error is not None for segment in timeline)
     warnings = result.warnings
     if failed:
@@ -193,9 +191,10 @@ def _stretches(
         else:
             for bound, clip in zip(group.request.bounds, clips, strict=True):
                 yield bound, Decoded(item.path, item.stamp, clip, start=bound[0])
-        upcoming = next(groups, None)
-        if upcoming is not None:
-            waiting.append(read(upcoming))
+        if len(waiting) <= asker.settings.num_workers:
+            upcoming = next(groups, None)
+            if upcoming is not None:
+                waiting.append(read(upcoming))
 
 
 @dataclasses.dataclass(frozen=True)

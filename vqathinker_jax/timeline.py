@@ -12,7 +12,8 @@ LEAST_SHARE = 0.5
 """A last segment shorter than this share of the others joins the one before it."""
 NUM_WORST = 3
 """Moments that are named."""
-STILL, NO_RATE = "a still image", "its frame rate is unknown"
+LEAST_FRAMES = 2
+"""Of a segment: with fewer, one at the end might have none."""
 
 
 def clip_seconds(facts: VideoFacts) -> float | None:
@@ -24,6 +25,20 @@ def clip_seconds(facts: VideoFacts) -> float | None:
     if facts.container == "image" or not (facts.fps > 0 and math.isfinite(facts.fps)):
         return None
     return facts.num_frames / facts.fps
+
+
+def why_no_timeline(facts: VideoFacts, length: float) -> str | None:
+    """What keeps a video from being cut into segments of `length` seconds; None: nothing does."""
+    if facts.container == "image":
+        return "a still image has no timeline"
+    if clip_seconds(facts) is None:
+        return "its frame rate is unknown, so it has no timeline"
+    if length * facts.fps < LEAST_FRAMES:
+        return (
+            f"segments of {length:g} s would have fewer than {LEAST_FRAMES} frames, so it has no "
+            "timeline"
+        )
+    return None
 
 
 def segment_bounds(duration: float, length: float) -> list[tuple[float, float]]:
