@@ -141,6 +141,9 @@ def test_calibrate_and_score(labelled, small_folder, tmp_path):
     assert row["calibrated"] == pytest.approx(found(row["score"]))
     assert "fitted on 22 videos of mine.csv" in row["calibration"]
     assert "fitted on 22 videos" in err
+    other = ("--question", "How sharp?")
+    code, _, err = run("score", paths[3], *line, "--calibration", str(place), *other)
+    assert code == 0 and "scores are not calibrated" in err and "arrow" not in err
     code, out, _ = run("score", paths[3], *line, "--calibration", str(place), "--quiet")
     assert f"→ {row['calibrated']:.2f} [random]\t" in out
 

@@ -21,8 +21,9 @@ RANKS = ("worst", "2nd worst", "3rd worst")
 def shown_score(result: ScoreResult) -> str:
     """`3.42`, `3.42 ± 0.10`, `no score` or `error`; a model that is not published is labelled.
 
-    After ± stands the standard deviation: of the samples, or of a soft score's distribution. A
-    calibrated score follows an arrow: `3.42 → 68.3`.
+    After ± stands the standard deviation, of the samples or of a soft score's distribution, and in
+    brackets the samples' predictive interval: `3.42 ± 0.10 (3.20-3.64)`. A calibrated score follows
+    an arrow: `3.42 → 68.30`.
     """
     if result.status != "ok":
         return "error"
@@ -30,6 +31,8 @@ def shown_score(result: ScoreResult) -> str:
     std = result.soft_std if result.aggregate == "soft" else result.std
     if std is not None and result.score is not None:
         shown += f" ± {std:.2f}"
+    if result.interval is not None and result.aggregate != "soft":
+        shown += " ({:.2f}-{:.2f})".format(*result.interval)
     if result.calibrated is not None:
         shown += f" → {result.calibrated:.2f}"
     return shown if result.model_kind == "published" else f"{shown} [{result.model_kind}]"

@@ -201,7 +201,9 @@ def describe(fitted: Calibration) -> str:
         f"  {errors.after:8.3f}  mapped, on videos left out of the fit ({NUM_FOLDS} folds)",
         f"  {errors.constant:8.3f}  a guess of the mean opinion, for comparison",
     ]
+    if errors.after >= errors.before:
+        lines.append("the map is no better than the scores as they are")
     step = max(1, (len(fitted.scores) - 1) // 6)
     shown = list(zip(fitted.scores, fitted.opinions, strict=True))[::step]
-    lines.append("map: " + ", ".join(f"{x:.2f} → {y:.3g}" for x, y in shown))
+    lines.append("map: " + ", ".join(f"{x:.2f} → {y:.4g}" for x, y in shown))
     return "\n".join(lines)

@@ -92,7 +92,8 @@ def add_asking(asking: argparse._ArgumentGroup) -> None:
         type=at_least_one,
         default=1,
         metavar="K",
-        help="answers per video; above 1 they are sampled, and their spread reported",
+        help="answers per video; above 1 they are sampled, and their standard deviation and the "
+        "interval that one more answer falls into nine times in ten are reported",
     )
     asking.add_argument(
         "--aggregate",
@@ -225,10 +226,7 @@ def run(args: argparse.Namespace) -> int:
     if model.warning and not args.quiet:
         print(f"note: {model.warning}", file=sys.stderr)
     if model.calibration and not args.quiet:
-        print(
-            f"note: calibrated scores follow the arrow: {model.calibration.describe()}",
-            file=sys.stderr,
-        )
+        print(f"note: {about_calibration(model, settings)}", file=sys.stderr)
 
     todo = paths if file is None else [path for path in paths if not file.is_done(path)]
     skipped = len(paths) - len(todo)
@@ -236,6 +234,18 @@ def run(args: argparse.Namespace) -> int:
         print(f"{skipped} of {len(paths)} already in {args.output}", file=sys.stderr)
     earlier = [] if file is None else [row for row in file.finished() if row.path in set(paths)]
     return score_all(args, model, settings, todo, file, earlier)
+
+
+def about_calibration(model: VideoQualityModel, settings: ScoreSettings) -> str:
+    """What is said of a model's calibration before it is used, or left out."""
+    from vqathinker_jax.score_settings import calibration_settings
+
+    if model.calibration.settings == calibration_settings(model.loaded, settings):
+        return f"calibrated scores follow the arrow: {model.calibration.describe()}"
+    return (
+        "scores are not calibrated: the calibration was fitted to another model or to other "
+        "settings (geometry, prompt, samples, aggregate)"
+    )
 
 
 def read_settings(args: argparse.Namespace, segment_s: float | None = None) -> ScoreSettings:
