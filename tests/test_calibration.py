@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from vqathinker_jax.calibration import (
     write_calibration,
 )
 from vqathinker_jax.score_settings import ScoreSettings, calibration_settings
+from vqathinker_jax.weights.folder_writer import copied_files
 from vqathinker_jax.weights.load import folder_fingerprint
 
 AT_ONCE = ScoreSettings(aggregate="soft", at_once=True, workers=1)
@@ -158,6 +160,7 @@ def test_a_folder_keeps_its_calibration(labelled, small_model, small_folder):
     write_calibration(found, own)
     try:
         model = vqt.from_pretrained(small_folder, dtype="float32")
+        copied = copied_files(small_folder)
         plain = vqt.from_pretrained(small_folder, dtype="float32", calibration="none")
         own.write_text("{}")
         with pytest.raises(ValueError, match="is not a calibration"):
@@ -165,6 +168,7 @@ def test_a_folder_keeps_its_calibration(labelled, small_model, small_folder):
     finally:
         own.unlink()
     assert model.calibration == found and plain.calibration is None
+    assert Path(CALIBRATION_NAME) not in copied
     assert folder_fingerprint(small_folder) == before == model.loaded.fingerprint
     assert model.settings_fingerprint(AT_ONCE) != plain.settings_fingerprint(AT_ONCE)
     assert plain.settings_fingerprint(AT_ONCE) == small_model.settings_fingerprint(AT_ONCE)
@@ -183,13 +187,15 @@ def test_a_folder_keeps_its_calibration(labelled, small_model, small_folder):
     [
         ("path,score\na.mp4,3\n", (), "has 1 usable lines"),
         ("path,score\na.mp4,x\n", (), "--skip-bad-lines"),
-        ("path,score\na.mp4,300\n", ("--scale", "5", "1"), "not a scale"),
+        ("path,score\na.mp4,300\n", ("--scale", "5", "1"), "--scale needs LOW below HIGH"),
+        (None, (), "labels.csv: No such file"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_scored(
     text, options, said, small_folder, tmp_path, capfd
 ):
-    (tmp_path / "labels.csv").write_text(text)
+    if text is not None:
+        (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(SystemExit) as end:
         run_line = ["calibrate", "--model", str(small_folder)]
         run_line += ["--labels", str(tmp_path / "labels.csv"), *options]

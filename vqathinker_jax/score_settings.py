@@ -79,7 +79,8 @@ class ScoreSettings:
             raise ValueError(f"aggregate must be one of {AGGREGATES}, got {self.aggregate!r}")
         if self.at_once and (self.aggregate != "soft" or self.samples > 1 or self.temperature):
             raise ValueError(
-                "an answer at once has no samples and no temperature, and its aggregate is soft"
+                "an answer at once is one soft score: no samples, no temperature and no other "
+                "aggregate go with it"
             )
         if self.segment_s is not None and not LEAST_SEGMENT_S <= self.segment_s < math.inf:
             raise ValueError(

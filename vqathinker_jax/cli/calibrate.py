@@ -145,17 +145,22 @@ def read_videos(args: argparse.Namespace) -> tuple[LabelledVideo, ...]:
     """The labelled videos, their scores in the label's unit; ends the program on bad labels."""
     from vqathinker_jax.data.labels import LabelError, Scale, read_labels
 
+    low, high = args.scale
+    if not low < high:
+        args.parser.error(f"--scale needs LOW below HIGH, got {low:g} {high:g}")
     try:
         labels = read_labels(
             args.labels,
-            scale=Scale(*args.scale),
+            scale=Scale(low, high),
             video_root=args.video_root,
             on_bad="skip" if args.skip_bad_lines else "refuse",
         )
     except LabelError as error:
         args.parser.error(f"{error}\n--skip-bad-lines leaves them out")
-    except (ValueError, OSError) as error:
-        args.parser.error(f"{error}")
+    except OSError as error:
+        args.parser.error(f"{args.labels}: {error.strerror}")
+    except ValueError as error:
+        args.parser.error(str(error))
     if labels.bad_lines:
         print(f"{len(labels.bad_lines)} bad label lines are left out", file=sys.stderr)
     if len(labels.videos) < LEAST_VIDEOS:
