@@ -1,9 +1,14 @@
 """A monotone map from a model's scores to somebody's own opinion scores.
 
-The map is an isotonic regression: the rising step function with the least squared error (pool
-adjacent violators), joined by straight lines between the centres of its steps and level beyond the
-first and the last. It keeps the order of the scores, up to ties, and makes no assumption on the
-shape or the unit of the opinion scores.
+Two kinds, both kept as points joined by straight lines and level beyond the first and the last:
+
+`isotonic`: the rising step function with the least squared error (pool adjacent violators), as the
+    centres of its steps. It makes no assumption on the shape; with few videos it follows their
+    noise.
+`logistic`: `low + (high - low) / (1 + exp(-(score - centre) / width))` with `low <= high` and a
+    positive width, by least squares: four numbers, for few videos.
+
+Either keeps the order of the scores, up to ties, and takes opinion scores of any unit.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +32,9 @@ CALIBRATION_NAME = "calibration.json"
 LEAST_VIDEOS = 20
 """With fewer, the error of the fitted map says nothing."""
 NUM_FOLDS = 5
-METHOD = "isotonic"
+METHODS = ("isotonic", "logistic")
+LOGISTIC_POINTS = 41
+"""That a logistic map is kept as, between the lowest and the highest score."""
 
 
 class CalibrationError(ValueError):
@@ -63,7 +70,8 @@ class Calibration:
     settings: str
     """Digest of the model and the settings whose scores these are; no others are mapped."""
     errors: FittedErrors
-    method: str = METHOD
+    method: str
+    """One of `METHODS`."""
 
     @property
     def is_useful(self) -> bool:
@@ -87,7 +95,12 @@ class Calibration:
 
 
 def fit_calibration(
-    scores: Sequence[float], opinions: Sequence[float], *, source: str, settings: str
+    scores: Sequence[float],
+    opinions: Sequence[float],
+    *,
+    source: str,
+    settings: str,
+    method: str = "isotonic",
 ) -> Calibration:
     """Fits the map and tells its cross-validated error.
 
@@ -96,11 +109,13 @@ def fit_calibration(
       opinions: of people, in any unit, in the same order.
       source: where the opinions come from.
       settings: digest of what the scores were made with.
+      method: one of `METHODS`.
 
     Raises:
       CalibrationError: fewer than `LEAST_VIDEOS` pairs, scores or opinions that are all equal or
         not finite, or scores that do not rise with the opinions.
     """
+    fit = {"isotonic": isotonic, "logistic": logistic}[method]
     x, y = np.asarray(scores, np.float64), np.asarray(opinions, np.float64)
     if x.shape != y.shape or x.ndim != 1:
         raise CalibrationError(f"{x.size} scores for {y.size} opinion scores")
@@ -116,8 +131,8 @@ def fit_calibration(
             raise CalibrationError(
                 f"all {name} are {values[0]:g}: there is nothing to fit a map to"
             )
-    knots, values = isotonic(x, y)
-    if np.ptp(values) == 0:
+    knots, values = fit(x, y)
+    if np.ptp(values) <= 1e-6 * np.ptp(y):
         raise CalibrationError(
             f"the scores do not rise with the opinion scores (rank correlation {_srcc(x, y):.2f}): "
             "no rising map helps"
@@ -128,7 +143,8 @@ def fit_calibration(
         num_videos=len(x),
         source=source,
         settings=settings,
-        errors=_errors(x, y),
+        errors=_errors(x, y, fit),
+        method=method,
     )
 
 
@@ -159,14 +175,48 @@ def _level(block: list[float]) -> float:
     return block[1] / block[2]
 
 
-def _errors(x: np.ndarray, y: np.ndarray) -> FittedErrors:
+def logistic(
+    x: Float[np.ndarray, "V"], y: Float[np.ndarray, "V"]
+) -> tuple[Float[np.ndarray, "B"], Float[np.ndarray, "B"]]:
+    """Points of the rising logistic with the least squared error, from the lowest to the highest x.
+
+    The search starts at the line through the middle of the data; on two clusters or a line it ends
+    in a step or in the middle of a very wide curve, which are the limits of the family.
+    """
+    from scipy.optimize import least_squares
+
+    centre, width = float(np.median(x)), max(float(np.std(x)), 1e-3)
+    unit = float(np.ptp(y)) or 1.0
+
+    def curve(p: np.ndarray, at: np.ndarray) -> np.ndarray:
+        low, rise, middle, spread = p
+        # tanh instead of exp: it cannot overflow.
+        return low + rise * (1 + np.tanh((at - middle) / (2 * spread))) / 2
+
+    start = [float(y.min()), unit, centre, width]
+    bounds = (
+        [y.min() - 5 * unit, 0.0, x.min() - 5 * width, width / 50],
+        [y.max(), 11 * unit, x.max() + 5 * width, 20 * width],
+    )
+    scale = [unit, unit, width, width]
+    found = least_squares(lambda p: curve(p, x) - y, start, bounds=bounds, x_scale=scale)
+    knots = np.linspace(x.min(), x.max(), LOGISTIC_POINTS)
+    # Rounding may bend the flat ends of a steep curve down by a bit.
+    return knots, np.maximum.accumulate(curve(found.x, knots))
+
+
+Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From scores and opinion scores to the points of a map."""
+
+
+def _errors(x: np.ndarray, y: np.ndarray, fit: Fit) -> FittedErrors:
     # Every fold spans the whole range of scores, and the same data give the same folds.
     folds = np.empty(len(x), int)
     folds[np.argsort(x, kind="stable")] = np.arange(len(x)) % NUM_FOLDS
     mapped, guessed = np.empty(len(x)), np.empty(len(x))
     for fold in range(NUM_FOLDS):
         is_test = folds == fold
-        knots, values = isotonic(x[~is_test], y[~is_test])
+        knots, values = fit(x[~is_test], y[~is_test])
         mapped[is_test] = np.interp(x[is_test], knots, values)
         guessed[is_test] = y[~is_test].mean()
     return FittedErrors(
@@ -211,8 +261,8 @@ def calibration_from_json(text: str) -> Calibration:
     data: dict[str, Any] = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("no JSON object")
-    if data.get("method") != METHOD:
-        raise ValueError(f"method {data.get('method')!r} is not known; {METHOD} is")
+    if data.get("method") not in METHODS:
+        raise ValueError(f"method {data.get('method')!r} is not one of {', '.join(METHODS)}")
     data["errors"] = FittedErrors(**data["errors"])
     for name in ("scores", "opinions"):
         data[name] = tuple(float(value) for value in data[name])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vqathinker_jax.calibration import (
     CALIBRATION_NAME,
     LEAST_VIDEOS,
+    METHODS,
     NUM_FOLDS,
     Calibration,
     CalibrationError,
@@ -41,7 +42,7 @@ def add(commands: Commands) -> None:
         "calibrate",
         run,
         "fit a map from a model's scores to your own opinion scores",
-        "Scores your videos, fits a rising map (isotonic regression) from the model's scores to\n"
+        "Scores your videos, fits a rising map from the model's scores to\n"
         "your opinion scores, tells its error on videos it was not fitted on, and stores it with\n"
         f"the model where it is of use. It takes at least {LEAST_VIDEOS} videos.\n"
         "`score` then gives both, the plain score and the calibrated one, for the same model,\n"
@@ -64,6 +65,13 @@ def add(commands: Commands) -> None:
         default=(1.0, 5.0),
         metavar=("LOW", "HIGH"),
         help="range of your scores, which keep their unit (default 1 5)",
+    )
+    command.add_argument(
+        "--method",
+        choices=METHODS,
+        default="isotonic",
+        help="shape of the map: any rising one (isotonic, the default), or an S-shaped curve of "
+        "four numbers (logistic), which suits few videos",
     )
     command.add_argument(
         "--skip-bad-lines", action="store_true", help="leave bad label lines out instead of ending"
@@ -123,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             opinions,
             source=os.path.basename(args.labels),
             settings=calibration_settings(model.loaded, settings),
+            method=args.method,
         )
         if fitted.is_useful:
             write_calibration(fitted, out)
@@ -198,8 +207,8 @@ def describe(fitted: Calibration) -> str:
     """What was found, for a person."""
     errors = fitted.errors
     lines = [
-        f"isotonic map with {len(fitted.scores)} points, fitted on {fitted.num_videos} videos of "
-        f"{fitted.source}",
+        f"{fitted.method} map with {len(fitted.scores)} points, fitted on {fitted.num_videos} "
+        f"videos of {fitted.source}",
         f"rank correlation of scores and opinions: {errors.srcc:.3f}",
         "root mean square error, in the unit of your scores:",
         f"  {errors.before:8.3f}  the model's scores as they are",
