@@ -180,8 +180,8 @@ def logistic(
 ) -> tuple[Float[np.ndarray, "B"], Float[np.ndarray, "B"]]:
     """Points of the rising logistic with the least squared error, from the lowest to the highest x.
 
-    The search starts at the line through the middle of the data; on two clusters or a line it ends
-    in a step or in the middle of a very wide curve, which are the limits of the family.
+    The width is at least a quarter of the scores' standard deviation and at most 20 of them, where
+    the curve is a line.
     """
     from scipy.optimize import least_squares
 
@@ -194,8 +194,9 @@ def logistic(
         return low + rise * (1 + np.tanh((at - middle) / (2 * spread))) / 2
 
     start = [float(y.min()), unit, centre, width]
+    # A width far below the scores' spread is a step, which a few videos suggest too easily.
     bounds = (
-        [y.min() - 5 * unit, 0.0, x.min() - 5 * width, width / 50],
+        [y.min() - 5 * unit, 0.0, x.min() - 5 * width, width / 4],
         [y.max(), 11 * unit, x.max() + 5 * width, 20 * width],
     )
     scale = [unit, unit, width, width]
