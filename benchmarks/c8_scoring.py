@@ -32,7 +32,7 @@ from vqathinker_jax.models.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
-from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.spec import VideoSpec
 
 VIDEO = VideoSpec(num_frames=12, image_size=224, slow_divisor=4, motion_repeat=4)

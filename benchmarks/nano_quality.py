@@ -40,7 +40,7 @@ from vqathinker_jax.data.labels import LabelledVideo, read_labels
 from vqathinker_jax.metrics import plcc, srcc
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.rl.words import WordsAgreement, words_agreement
-from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 
 USUAL_STEPS = ("compression", "blur", "noise", "downscaling", "freeze")

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
 spec yaml_values strict_yaml
-records metrics parallel
+records metrics calibration parallel
 data.clip data.resize data.fragments data.frames data.color data.container data.stills data.pyav
 data.decord data.video
 data.worker data.pool data.cache data.reader
@@ -19,26 +19,26 @@ synthetic.clips synthetic.collection synthetic.variants
 models.pixels models.layers models.attention
 models.internvit models.qwen2 models.lora models.slowfast models.projectors
 models.vqathinker
-models.generate models.logprobs models.packed models.presets
+models.generate models.logprobs models.packed models.digits models.presets
 weights.errors weights.pieces weights.tensor_files weights.torch_pickle weights.tokenizer
 weights.mapping weights.config_json weights.config_fields weights.motion weights.readers
 weights.folder_writer weights.adapter weights.merged weights.huggingface weights.checkpoint
 weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
-results terminal
+aggregate results timeline terminal timeline_plot
 rl.recorded_run rl.curves rl.figures rl.report
 inference
 rl.rollout rl.trainable rl.update
 config
-scoring
+soft_score score_settings asking scoring
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
-cli.score cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
+cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
 cli.command_line cli.__main__
 """
 

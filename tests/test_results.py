@@ -1,5 +1,6 @@
 """Result rows and the files they are resumed from."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ from vqathinker_jax.results import (
     ResultFile,
     ResultFileError,
     ScoreResult,
+    Segment,
     file_stamp,
     result_from_json,
 )
@@ -151,3 +153,69 @@ def test_refuses_what_is_not_its_file(tmp_path):
     blocked.write_text("")
     with pytest.raises(ResultFileError, match="cannot write"):
         ResultFile(blocked / "out.jsonl", "abc", [])
+
+
+OLD_FIELDS = (
+    "path", "status", "score", "std", "parseable", "reasoning", "response", "error", "warnings",
+    "samples", "scores", "responses", "frames", "video", "model", "model_kind", "mode", "seed",
+    "settings", "size", "mtime_ns",
+)  # fmt: skip
+"""Of the version before timelines and soft scores."""
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_of_an_older_version_are_read_and_kept(tmp_path, suffix):
+    paths = make_files(tmp_path)
+    made = [result(path) for path in paths]
+    output = tmp_path / f"old{suffix}"
+    rows = [{name: json.loads(one.to_json())[name] for name in OLD_FIELDS} for one in made]
+    with open(output, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if suffix == ".csv":
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(OLD_FIELDS)
+            for row in rows:
+                cells = [
+                    json.dumps(value) if isinstance(value, list | dict) else value
+                    for value in row.values()
+                ]
+                table.writerow(cells)
+        else:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    assert rows_of(output, paths=paths) == tuple(made)
+    # What is added has all columns, and the file stays readable.
+    assert write_all(output, paths) == 0
+    assert rows_of(output, paths=paths) == tuple(made)
+    one = rows_of(output, paths=paths)[0]
+    assert one.timeline == () and one.interval is None and one.aggregate == "mean"
+
+
+def test_new_fields_round_trip(tmp_path):
+    (path,) = make_files(tmp_path, ["a.mp4"])
+    changes = {
+        "aggregate": "soft",
+        "mean": 3.0,
+        "median": 3.1,
+        "trimmed_mean": 3.2,
+        "interval": (2.5, 3.5),
+        "soft_score": 3.21,
+        "soft_std": 0.4,
+        "soft_mass": 0.9,
+        "calibrated": 61.5,
+        "calibration": 'isotonic, "x"',
+        "timeline": (Segment(0.0, 2.5, 3.0, 0.1, "Blurred, dark."), Segment(2.5, 4.0, error="x")),
+    }
+    for suffix in (".jsonl", ".csv"):
+        output = tmp_path / f"out{suffix}"
+        write_all(output, [path], **changes)
+        assert rows_of(output, paths=[path]) == (result(path, **changes),)
+
+
+def test_nonsense_in_a_new_field_is_refused():
+    for row in (
+        {"timeline": 3},
+        {"timeline": [{"start": 1}]},
+        {"timeline": [7]},
+        {"interval": [1, 2, 3]},
+    ):
+        with pytest.raises(ValueError, match="its "):
+            result_from_json(json.dumps({"path": "x", "status": "ok", **row}))

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tests.data.clips import pictures, write_clip
-from vqathinker_jax import cli, scoring
+from vqathinker_jax import asking, cli, scoring
+from vqathinker_jax.asking import representative
 from vqathinker_jax.data.clip import FrameRequest
 from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.inference import encode, normalize, respond
-from vqathinker_jax.scoring import ScoreSettings, representative
+from vqathinker_jax.score_settings import ScoreSettings
 
 SHORT = ScoreSettings(max_new_tokens=5, workers=1)
 
@@ -95,7 +96,7 @@ def test_reading_of_answers(small_model, clips, monkeypatch):
             "I cannot say",
         ]
     )
-    monkeypatch.setattr(scoring, "decode_text", lambda *_: next(texts))
+    monkeypatch.setattr(asking, "decode_text", lambda *_: next(texts))
     result = small_model.score(clips[0], dataclasses.replace(SHORT, samples=4))
     np.testing.assert_allclose(result.score, (2 + 4 + 3.1) / 3)
     np.testing.assert_allclose(result.std, np.std([2, 4, 3.1], ddof=1))
@@ -103,18 +104,18 @@ def test_reading_of_answers(small_model, clips, monkeypatch):
     assert result.scores == (2.0, 4.0, 3.1, None)
     assert result.warnings == ("1 of 4 answers hold no number",)
 
-    monkeypatch.setattr(scoring, "decode_text", lambda *_: "<answer>good</answer>")
+    monkeypatch.setattr(asking, "decode_text", lambda *_: "<answer>good</answer>")
     result = small_model.score(clips[0], SHORT)
     assert (result.status, result.score, result.parseable) == ("ok", None, False)
     assert "no score" in result.warnings[0]
 
-    monkeypatch.setattr(scoring, "decode_text", lambda *_: "The quality is 2.5 of 5.")
+    monkeypatch.setattr(asking, "decode_text", lambda *_: "The quality is 2.5 of 5.")
     assert small_model.score(clips[0], SHORT).score is None
     other = dataclasses.replace(SHORT, fallback="whole_text")
     assert small_model.score(clips[0], other).score == 2.5
     assert small_model.settings_fingerprint(other) != small_model.settings_fingerprint(SHORT)
 
-    monkeypatch.setattr(scoring, "decode_text", lambda *_: "<answer>7.5</answer>")
+    monkeypatch.setattr(asking, "decode_text", lambda *_: "<answer>7.5</answer>")
     result = small_model.score(clips[0], SHORT)
     assert result.score == 7.5 and "outside 1-5" in result.warnings[0]
 
@@ -242,7 +243,7 @@ def test_batches_are_even():
 
 
 def test_sampling_needs_something_to_draw_from(small_model):
-    asker = scoring.Asker(small_model.loaded, dataclasses.replace(SHORT, samples=2), 1)
+    asker = asking.Asker(small_model.loaded, dataclasses.replace(SHORT, samples=2), 1)
     size = small_model.video.image_size
     frames = np.zeros((1, small_model.video.num_images, size, size, 3), np.uint8)
     with pytest.raises(ValueError, match="sampled answers need an id"):

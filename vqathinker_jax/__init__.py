@@ -17,6 +17,7 @@ from vqathinker_jax.spec import INFERENCE, TRAINING, VIDEO_SPECS, VideoSpec
 
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel, from_pretrained
+    from vqathinker_jax.score_settings import ScoreSettings
 
 __version__ = metadata.version("vqathinker_jax")
 
@@ -24,6 +25,7 @@ __all__ = [
     "INFERENCE",
     "TRAINING",
     "VIDEO_SPECS",
+    "ScoreSettings",
     "VideoQualityModel",
     "VideoSpec",
     "from_pretrained",
@@ -36,4 +38,8 @@ def __getattr__(name: str):
         from vqathinker_jax import api
 
         return getattr(api, name)
+    if name == "ScoreSettings":
+        from vqathinker_jax.score_settings import ScoreSettings
+
+        return ScoreSettings
     raise AttributeError(f"module 'vqathinker_jax' has no attribute {name!r}")

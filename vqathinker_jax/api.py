@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,15 @@ from jaxtyping import Array, Float, Int
 
 from vqathinker_jax import inference
 from vqathinker_jax.bundled import find_model, model_name
+from vqathinker_jax.calibration import CALIBRATION_NAME, Calibration, read_calibration
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.results import ScoreResult
-from vqathinker_jax.scoring import ScoreSettings, score_many, settings_fingerprint
+from vqathinker_jax.score_settings import ScoreSettings, settings_fingerprint
+from vqathinker_jax.scoring import StreamEvent, score_many, stream_one
 from vqathinker_jax.spec import VIDEO_SPECS, VideoSpec
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
 from vqathinker_jax.weights.tokenizer import load_tokenizer
@@ -75,6 +78,11 @@ class VideoQualityModel:
         said = LABELS.get(self.loaded.kind, f"is labelled {self.loaded.kind!r}")
         return f"model {self.name} {said}"
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The map to somebody's opinion scores that results are given, where there is one."""
+        return self.loaded.calibration
+
     def settings_fingerprint(self, settings: ScoreSettings) -> str:
         """Digest of this model and every setting that can change an answer."""
         return settings_fingerprint(self.loaded, settings)
@@ -96,6 +104,18 @@ class VideoQualityModel:
         """Scores files and yields a result for each, in order; decoding runs ahead."""
         settings = ScoreSettings() if settings is None else settings
         return score_many(self.loaded, [os.fspath(path) for path in paths], settings)
+
+    def stream(
+        self, path: str | os.PathLike, settings: ScoreSettings | None = None
+    ) -> Iterator[StreamEvent]:
+        """Scores one file and tells what happens meanwhile.
+
+        First a `frames` event with the images the model is shown, uint8 [I, S, S, 3]; then `text`
+        events with the first answer so far, while all samples are generated; last a `result` event
+        with what `score` gives. A file that cannot be decoded has the last one alone.
+        """
+        settings = ScoreSettings() if settings is None else settings
+        return stream_one(self.loaded, os.fspath(path), settings)
 
     # -- inspection --------------------------------------------------------------------------------
 
@@ -281,6 +301,7 @@ def from_pretrained(
     dtype: str = "auto",
     video: VideoSpec | None = None,
     mesh: Mesh | None = None,
+    calibration: str | os.PathLike = "auto",
 ) -> VideoQualityModel:
     """Loads a model; without argument, the bundled nano model.
 
@@ -293,10 +314,12 @@ def from_pretrained(
       video: the geometry; default, the folder's own, which is the published inference geometry
         unless it says otherwise.
       mesh: where the parameters live (`parallel.make_mesh`); default, one device.
+      calibration: a file that `vqathinker calibrate` wrote, `none`, or `auto`: that in the model's
+        folder, where there is one. Scores stay as they are; results have `calibrated` beside them.
 
     Raises:
-      ValueError: a folder that cannot be read (every problem listed), a geometry that the model
-        cannot see, or None where the package was installed without its model.
+      ValueError: a folder or calibration that cannot be read, a geometry that the model cannot see,
+        or None where the package was installed without its model.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype must be auto, float32 or bfloat16, got {dtype!r}")
@@ -332,5 +355,15 @@ def from_pretrained(
             end_id=token_id(TURN_END),
             pad_id=token_id(PAD),
             suppressed_ids=(token_id(IMAGE_START), token_id(IMAGE_END), context_id),
+            calibration=_find_calibration(folder, calibration),
         )
     )
+
+
+def _find_calibration(folder: Path, calibration: str | os.PathLike) -> Calibration | None:
+    if calibration == "none":
+        return None
+    if calibration != "auto":
+        return read_calibration(calibration)
+    own = folder / CALIBRATION_NAME
+    return read_calibration(own) if own.exists() else None

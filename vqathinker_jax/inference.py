@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from transformers import PreTrainedTokenizerBase
 
+from vqathinker_jax.calibration import Calibration
 from vqathinker_jax.data.prompt import build_prompt_text, encode_prompt
 from vqathinker_jax.models.generate import (
     SamplingConfig,
@@ -66,6 +67,8 @@ class LoadedModel:
     pad_id: int
     suppressed_ids: tuple[int, ...]
     """`<img>`, `</img>`, `<IMG_CONTEXT>`: never sampled."""
+    calibration: Calibration | None = None
+    """A map of its scores to somebody's opinion scores; results keep the plain score beside it."""
 
     @property
     def tokens_per_frame(self) -> int:

@@ -11,6 +11,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+AGGREGATES = ("mean", "median", "trimmed_mean", "soft")
+"""What `ScoreResult.score` may be: of the sampled numbers, or expected from the digits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """The judgement of a stretch of a video."""
+
+    start: float
+    """Seconds from the beginning of the video."""
+    end: float
+    """Seconds; the next segment starts here."""
+    score: float | None = None
+    """As `ScoreResult.score`, of this stretch alone."""
+    std: float | None = None
+    """As `ScoreResult.std`, or `soft_std` where the score is soft."""
+    reasoning: str | None = None
+    error: str | None = None
+    """One line that says why there is no score."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoreResult:
@@ -24,7 +44,7 @@ class ScoreResult:
     status: str
     """`ok` (the model answered) or `error` (nothing could be asked; see `error`)."""
     score: float | None = None
-    """Quality from 1 (worst) to 5; with several samples, the mean of the parseable ones."""
+    """Quality from 1 (worst) to 5: the one of the statistics below that `aggregate` names."""
     std: float | None = None
     """Standard deviation (ddof 1) over the parseable samples; None for fewer than two."""
     parseable: bool = False
@@ -59,6 +79,29 @@ class ScoreResult:
     """File size in bytes when it was scored."""
     mtime_ns: int | None = None
     """Modification time of the file in nanoseconds when it was scored."""
+    aggregate: str = "mean"
+    """What `score` is: `mean`, `median` or `trimmed_mean` of the parseable samples, or `soft`."""
+    mean: float | None = None
+    """Over the parseable samples, like the next three."""
+    median: float | None = None
+    trimmed_mean: float | None = None
+    """Without the smallest and the largest fifth of the samples, each rounded down."""
+    interval: tuple[float, float] | None = None
+    """Where one more answer of the model is expected, with a probability of 90 % and within 1-5;
+    None for fewer than two. It says nothing about people."""
+    soft_score: float | None = None
+    """Expected score under the model's probabilities of the digits; None where it was not read."""
+    soft_std: float | None = None
+    """Standard deviation of that distribution."""
+    soft_mass: float | None = None
+    """Probability, 0 to 1, that the model gave to the numbers 1.00 to 5.00 before they were
+    renormalised; where it is low, `soft_score` means little."""
+    calibrated: float | None = None
+    """`score` mapped to the scale of a user's own opinion scores; None without a calibration."""
+    calibration: str | None = None
+    """What that map is and how many videos it was fitted on."""
+    timeline: tuple[Segment, ...] = ()
+    """Scores over time, where they were asked for."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -66,8 +109,16 @@ class ScoreResult:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(ScoreResult))
-STRUCTURED_FIELDS = ("warnings", "scores", "responses", "frames", "video")
+LIST_FIELDS = ("warnings", "scores", "responses", "frames", "timeline")
+STRUCTURED_FIELDS = (*LIST_FIELDS, "video", "interval")
 """Written as JSON inside their CSV cell."""
+NUMBER_FIELDS = (
+    "score", "std", "mean", "median", "trimmed_mean", "soft_score", "soft_std", "soft_mass",
+    "calibrated",
+)  # fmt: skip
+COUNT_FIELDS = ("seed", "size", "mtime_ns")
+TEXT_FIELDS = ("reasoning", "response", "error", "calibration")
+"""None where the cell is empty."""
 
 
 class ResultFileError(ValueError):
@@ -209,7 +260,9 @@ class ResultFile:
         rows = list(csv.reader(io.StringIO(text, newline="")))
         if not rows:
             return []
-        if tuple(rows[0]) != FIELDS:
+        header = rows[0]
+        is_ours = {"path", "status"} <= set(header) <= set(FIELDS)
+        if not is_ours or len(set(header)) < len(header):
             raise ResultFileError(
                 f"{self.path} is not a result file of this version (its header differs); "
                 "name another --output or remove the file"
@@ -220,39 +273,57 @@ class ResultFile:
             if number == len(rows) and is_cut:
                 continue  # cut short by a kill: scored again
             try:
-                results.append(_result_from_cells(cells))
+                results.append(_result_from_cells(header, cells))
             except ValueError as error:
                 raise ResultFileError(f"{self.path} row {number}: {error}") from None
         return results
 
 
 def result_from_json(line: str) -> ScoreResult:
-    """Reads one line of `ScoreResult.to_json`; raises ValueError on anything else."""
+    """Reads one line of `ScoreResult.to_json`; raises ValueError on anything else.
+
+    Rows of older versions lack fields, which then have their defaults.
+    """
     row = json.loads(line)
     if not isinstance(row, dict) or not {"path", "status"} <= set(row) <= set(FIELDS):
         raise ValueError("its keys are not those of a result")
-    for name in ("warnings", "scores", "responses", "frames"):
+    return _result(row)
+
+
+def _result_from_cells(header: list[str], cells: list[str]) -> ScoreResult:
+    if len(cells) != len(header):
+        raise ValueError(f"{len(cells)} cells, expected {len(header)}")
+    row: dict[str, Any] = dict(zip(header, cells, strict=True))
+    for name, cell in row.items():
+        if name in STRUCTURED_FIELDS:
+            row[name] = json.loads(cell) if cell else None
+        elif name in NUMBER_FIELDS:
+            row[name] = float(cell) if cell else None
+        elif name in COUNT_FIELDS:
+            row[name] = int(cell) if cell else None
+        elif name in TEXT_FIELDS:
+            row[name] = cell or None
+    if "samples" in row:
+        row["samples"] = int(row["samples"])
+    if "parseable" in row:
+        row["parseable"] = row["parseable"] == "True"
+    return _result(row)
+
+
+def _result(row: dict[str, Any]) -> ScoreResult:
+    """The result of a row whose lists are still JSON's; raises ValueError on wrong ones."""
+    for name in LIST_FIELDS:
         if name in row:
             if not isinstance(row[name], list):
                 raise ValueError(f"its {name} is not a list")
             row[name] = tuple(row[name])
-    return ScoreResult(**row)
-
-
-def _result_from_cells(cells: list[str]) -> ScoreResult:
-    if len(cells) != len(FIELDS):
-        raise ValueError(f"{len(cells)} cells, expected {len(FIELDS)}")
-    row: dict[str, Any] = dict(zip(FIELDS, cells, strict=True))
-    for name in STRUCTURED_FIELDS:
-        row[name] = json.loads(row[name]) if row[name] else None
-    for name in ("warnings", "scores", "responses", "frames"):
-        row[name] = tuple(row[name])
-    for name in ("score", "std"):
-        row[name] = float(row[name]) if row[name] else None
-    for name in ("seed", "size", "mtime_ns"):
-        row[name] = int(row[name]) if row[name] else None
-    row["samples"] = int(row["samples"])
-    row["parseable"] = row["parseable"] == "True"
-    for name in ("reasoning", "response", "error"):
-        row[name] = row[name] or None
+    try:
+        row["timeline"] = tuple(Segment(**segment) for segment in row.get("timeline", ()))
+    except TypeError:
+        raise ValueError("its timeline is not one of segments") from None
+    interval = row.get("interval")
+    if interval is not None:
+        if not isinstance(interval, list) or len(interval) != 2:
+            raise ValueError("its interval is not a pair")
+        row["interval"] = tuple(interval)
     return ScoreResult(**row)

@@ -13,16 +13,43 @@ from rich.text import Text
 
 from vqathinker_jax.data.clip import printable
 from vqathinker_jax.results import ScoreResult
+from vqathinker_jax.timeline import clock, worst_moments
+
+RANKS = ("worst", "2nd worst", "3rd worst")
 
 
 def shown_score(result: ScoreResult) -> str:
-    """`3.42`, `3.42 ± 0.10`, `no score` or `error`; a model that is not published is labelled."""
+    """`3.42`, `3.42 ± 0.10`, `no score` or `error`; a model that is not published is labelled.
+
+    After ± stands the standard deviation, of the samples or of a soft score's distribution, and in
+    brackets the samples' predictive interval: `3.42 ± 0.10 (3.20-3.64)`. A calibrated score follows
+    an arrow: `3.42 → 68.30`.
+    """
     if result.status != "ok":
         return "error"
     shown = "no score" if result.score is None else f"{result.score:.2f}"
-    if result.std is not None:
-        shown += f" ± {result.std:.2f}"
+    std = result.soft_std if result.aggregate == "soft" else result.std
+    if std is not None and result.score is not None:
+        shown += f" ± {std:.2f}"
+    if result.interval is not None and result.aggregate != "soft":
+        shown += " ({:.2f}-{:.2f})".format(*result.interval)
+    if result.calibrated is not None:
+        shown += f" → {result.calibrated:.2f}"
     return shown if result.model_kind == "published" else f"{shown} [{result.model_kind}]"
+
+
+def shown_moments(result: ScoreResult) -> list[tuple[str, str, str]]:
+    """The worst moments of a timeline as score, place and reason, worst first."""
+    label = "" if result.model_kind == "published" else f" [{result.model_kind}]"
+    return [
+        (
+            f"{one.score:.2f}{label}",
+            f"{printable(result.path)} @ {clock(one.start)}-{clock(one.end)}",
+            f"{rank} of {len(result.timeline)} segments"
+            + printable(" ".join(f": {one.reasoning}".split()) if one.reasoning else ""),
+        )
+        for rank, one in zip(RANKS, worst_moments(result.timeline), strict=False)
+    ]
 
 
 def shown_reason(result: ScoreResult) -> str:
@@ -108,6 +135,8 @@ def print_results(results: Sequence[ScoreResult]) -> None:
     if not sys.stdout.isatty():
         for result in results:
             print(shown_score(result), printable(result.path), shown_reason(result), sep="\t")
+            for moment in shown_moments(result):
+                print(*moment, sep="\t")
         return
     table = Table(show_lines=len(results) > 1, expand=False)
     table.add_column("score", justify="right", no_wrap=True)
@@ -117,6 +146,8 @@ def print_results(results: Sequence[ScoreResult]) -> None:
         table.add_row(
             Text(shown_score(result)), Text(printable(result.path)), Text(shown_reason(result))
         )
+        for moment in shown_moments(result):
+            table.add_row(*map(Text, moment))
     kinds = sorted({result.model_kind for result in results if result.model_kind})
     if kinds:
         table.caption = f"model: {results[0].model} ({', '.join(kinds)})"

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from vqathinker_jax.data.clip import FrameRequest
-from vqathinker_jax.data.frames import FrameCollector, Places, burst_indices, frame_indices
+from vqathinker_jax.data.frames import (
+    FrameCollector,
+    Places,
+    burst_indices,
+    choose_places,
+    frame_indices,
+)
 
 
 def test_a_clip_of_240_frames():
@@ -64,12 +70,12 @@ def test_bad_requests():
         frame_indices(50, 10.0, 3, (6.0, 9.0))
 
 
-def still_places(indices):
-    return Places(np.array(indices, np.int64), np.empty((0, 0), np.int64))
+def places_of(indices, request):
+    return [Places.of(np.array(indices, np.int64), 0, max(indices) + 1, request)]
 
 
 def test_the_collector_fills_every_slot_of_a_repeated_frame():
-    collector = FrameCollector(still_places([0, 2, 2]), FrameRequest(3, 3))
+    collector = FrameCollector(places_of([0, 2, 2], FrameRequest(3, 3)), FrameRequest(3, 3))
     assert collector.wants(2) and not collector.wants(1)
     collector.add(2, np.full((5, 7, 3), 40, np.uint8))
     collector.add(0, np.full((5, 7, 3), 90, np.uint8))
@@ -80,7 +86,7 @@ def test_the_collector_fills_every_slot_of_a_repeated_frame():
 def test_the_collector_makes_details_of_the_frames_in_their_slots():
     # Slots floor((j + 1/2) 5 / 2): 1 and 3, which show frames 4 and 6.
     request = FrameRequest(5, 4, num_extras=2, fragment_size=2)
-    collector = FrameCollector(still_places([2, 4, 4, 6, 8]), request)
+    collector = FrameCollector(places_of([2, 4, 4, 6, 8], request), request)
     assert collector.frames.shape == (7, 4, 4, 3)
     for index in (8, 6, 4, 2):
         collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
@@ -91,12 +97,12 @@ def test_the_collector_makes_details_of_the_frames_in_their_slots():
 def test_the_collector_puts_each_moment_in_its_column_of_the_slices():
     # Two cells of 2 pixels and 2 moments: frames 1, 2 and 6, 7 of 9; frame 2 is shown too.
     request = FrameRequest(1, 4, fragment_size=2, num_slices=2)
-    places = Places.choose(9, 25.0, request)
-    assert places.frames.tolist() == [4] and places.moments.tolist() == [[1, 2], [5, 6]]
-    assert places.all.tolist() == [1, 2, 4, 5, 6]
-    collector = FrameCollector(places, request)
+    (places,) = choose_places(9, 25.0, request)
+    assert places.frames.tolist() == [4] and places.moments.tolist() == [1, 2, 5, 6]
+    collector = FrameCollector([places], request)
     assert collector.frames.shape == (3, 4, 4, 3)
-    for index in places.all.tolist():
+    assert collector.missing == {1, 2, 4, 5, 6}
+    for index in sorted(collector.missing):
         assert collector.wants(index)
         collector.add(index, np.full((9, 11, 3), 10 * index, np.uint8))
     assert not collector.missing
@@ -107,8 +113,23 @@ def test_the_collector_puts_each_moment_in_its_column_of_the_slices():
 
 def test_moments_stay_inside_a_time_span():
     request = FrameRequest(2, 4, (1.0, 2.0), fragment_size=2, num_slices=2)
-    moments = Places.choose(100, 10.0, request).moments
-    assert moments.min() >= 10 and moments.max() <= 20
+    (places,) = choose_places(100, 10.0, request)
+    assert places.moments.min() >= 10 and places.moments.max() <= 20
+
+
+def test_stretches_read_in_one_walk_are_those_read_alone():
+    clip = np.random.default_rng(0).integers(0, 256, (40, 12, 16, 3), np.uint8)
+    spans = ((0.0, 1.0), (0.5, 2.5), (3.0, 4.0))
+
+    def collect(**changes):
+        request = FrameRequest(3, 4, num_extras=1, fragment_size=2, num_slices=2, **changes)
+        collector = FrameCollector(choose_places(40, 10.0, request), request)
+        for index in sorted(collector.missing):
+            collector.add(index, clip[index])
+        return collector.frames
+
+    alone = [collect(bound=span) for span in spans]
+    np.testing.assert_array_equal(collect(bounds=spans), np.concatenate(alone))
 
 
 @pytest.mark.parametrize(

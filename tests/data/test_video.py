@@ -1,5 +1,6 @@
 """From files to frames: identical to decord, whichever way a clip is walked through."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from tests.data.clips import pictures, write_clip
 from vqathinker_jax.data import container, pyav
 from vqathinker_jax.data.clip import Clip, FrameRequest, Limits
 from vqathinker_jax.data.color import RGBConverter
+from vqathinker_jax.data.frames import split_clip
+from vqathinker_jax.data.pool import read_clip_bounded
 from vqathinker_jax.data.resize import resize_square
 from vqathinker_jax.data.video import VideoError, read_clip
 
@@ -362,6 +365,36 @@ def test_reading_a_clip_does_not_import_jax():
     code += "print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "pool"])
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_stretches_read_in_one_walk_equal_those_read_alone(tmp_path, suffix, decoder):
+    """Where seeking is exact and where it is not; with extras, bursts and shared boundaries."""
+    if decoder == "decord":
+        decord_module()
+    codec = "libx264" if suffix == ".mp4" else "mpeg4"
+    write_clip(tmp_path / f"a{suffix}", pictures(43, 64, 48), codec=codec, rate=10)
+    alone = FrameRequest(4, S, num_extras=2, fragment_size=S // 2, burst=2)
+    bounds = ((0.0, 1.5), (1.5, 3.0), (3.0, 4.3))
+    together = dataclasses.replace(alone, bounds=bounds)
+
+    def read(request: FrameRequest) -> Clip:
+        path = tmp_path / f"a{suffix}"
+        if decoder == "pool":
+            return read_clip_bounded(path, request)
+        return read_clip(path, request, decoder=decoder, limits=LIMITS)
+
+    parts = split_clip(read(together), together)
+    assert len(parts) == 3
+    for bound, part in zip(bounds, parts, strict=True):
+        expected = read(dataclasses.replace(alone, bound=bound))
+        assert part.frames.shape == (6, S, S, 3)
+        np.testing.assert_array_equal(part.frames, expected.frames)
+        np.testing.assert_array_equal(part.indices, expected.indices)
+        assert (part.facts, part.warnings) == (expected.facts, expected.warnings)
+    with pytest.raises(ValueError, match="either bound or bounds"):
+        dataclasses.replace(together, bound=(0.0, 1.0))
 
 
 def test_bad_requests(tmp_path):

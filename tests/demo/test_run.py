@@ -10,7 +10,7 @@ from vqathinker_jax.demo.folder import DemoFolder
 from vqathinker_jax.demo.outcome import change_text
 from vqathinker_jax.demo.run import run_demo
 from vqathinker_jax.demo.training import ShortRun
-from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.weights.load import read_any_config
 
 SHORT = ScoreSettings(max_new_tokens=5, workers=1, batch_size=3)

@@ -24,8 +24,8 @@ from vqathinker_jax.models.generate import (
     prefill,
     suffix_capacities,
 )
-from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.layers import round_up
+from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
 from vqathinker_jax.records import Generation
 
@@ -309,3 +309,25 @@ def test_impossible_requests_are_refused():
         decode(decoder, prefix, None, 1, dataclasses.replace(GREEDY, pad_id=37))
     with pytest.raises(ValueError, match="513 positions exceeds"):
         decode(decoder, prefix, None, 1, dataclasses.replace(GREEDY, max_new_tokens=508))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+def test_chunks_end_in_the_tokens_of_one_decode(sampling, monkeypatch):
+    """Whatever the chunk, across a growth of the buffers too."""
+    monkeypatch.setattr(generate, "FIRST_CAPACITY", 4)
+    sampling = dataclasses.replace(sampling, max_new_tokens=9)
+    decoder = make()
+    prefix, keys = prefill(decoder, *prompts([7, 3], 7)), keys_of(4, 8)
+    whole = decode(decoder, prefix, keys, 2, sampling)
+    for chunk in (1, 2, 5, 100):
+        chunks = generate.decode_chunks(decoder, prefix, keys, 2, sampling, chunk=chunk)
+        seen = [(np.array(part.tokens), np.array(part.lengths)) for part in chunks]
+        np.testing.assert_array_equal(seen[-1][0], whole.tokens)
+        np.testing.assert_array_equal(seen[-1][1], whole.lengths)
+        lengths = [int(length[0, 0]) for _, length in seen]
+        assert lengths[0] == 1 and lengths == sorted(lengths)
+        for tokens, length in seen:
+            count = length[0, 0]
+            np.testing.assert_array_equal(tokens[0, 0, :count], whole.tokens[0, 0, :count])
+    with pytest.raises(ValueError, match="chunk must be"):
+        next(generate.decode_chunks(decoder, prefix, keys, 2, sampling, chunk=0))

@@ -24,7 +24,7 @@ from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_state import RunPosition, TrainingError
 from vqathinker_jax.rl.stages import TERMS
 from vqathinker_jax.rl.train import train, train_stages
-from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.score_settings import ScoreSettings
 
 ROW_KEYS = {
     "step", "epoch", "loss", "kl_token_mean", "clip_fraction", "entropy", "anchor_loss",

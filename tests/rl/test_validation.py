@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.rl.train_runs import make_config, write_data
+from vqathinker_jax.asking import Asker
 from vqathinker_jax.data import reader
 from vqathinker_jax.data.clip import FrameRequest, VideoError
 from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.rl.validation import validate
-from vqathinker_jax.scoring import Asker
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from vqathinker_jax.cli.parsing import (
     whole_number,
 )
 from vqathinker_jax.data.prompt import STYLES
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel
     from vqathinker_jax.results import ResultFile, ScoreResult
-    from vqathinker_jax.scoring import ScoreSettings
+    from vqathinker_jax.score_settings import ScoreSettings
 
 GEOMETRY = tuple(field.name for field in dataclasses.fields(VideoSpec))
 COUNTS = tuple(name for name in GEOMETRY if name not in ("view", "has_motion"))
@@ -59,9 +60,27 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="write rows to FILE (.jsonl or .csv); the same line again scores what is missing",
     )
+    output.add_argument(
+        "--segment",
+        type=float,
+        metavar="SECONDS",
+        help="also score every stretch of so many seconds, and name the worst moments",
+    )
+    output.add_argument(
+        "--timeline-plot",
+        metavar="FILE",
+        help="draw the scores over time into FILE (.png or .svg); needs --segment",
+    )
     output.add_argument("--json", action="store_true", help="JSON lines on stdout")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    add_asking(command.add_argument_group("asking"))
+    asking = command.add_argument_group("asking")
+    add_asking(asking)
+    asking.add_argument(
+        "--calibration",
+        metavar="FILE|none",
+        help="map scores by this file of `vqathinker calibrate` (default: the model folder's own, "
+        "where it has one); rows keep the plain score beside it",
+    )
     add_seeing(command.add_argument_group("seeing"))
     add_running(command.add_argument_group("running"))
 
@@ -73,7 +92,22 @@ def add_asking(asking: argparse._ArgumentGroup) -> None:
         type=at_least_one,
         default=1,
         metavar="K",
-        help="answers per video; above 1 they are sampled, and their mean and std reported",
+        help="answers per video; above 1 they are sampled, and their standard deviation and the "
+        "interval that one more answer falls into nine times in ten are reported",
+    )
+    asking.add_argument(
+        "--aggregate",
+        choices=AGGREGATES,
+        help="what the score is: the mean (default), median or trimmed mean of the answers, or "
+        "soft: the score expected from the probabilities of the digits",
+    )
+    asking.add_argument(
+        "--soft", action="store_true", help="report the soft score too, whatever the score is"
+    )
+    asking.add_argument(
+        "--at-once",
+        action="store_true",
+        help="no reasons: read the soft score right after the prompt, without generating text",
     )
     asking.add_argument(
         "--temperature", type=float, metavar="X", help="sample at X (default: greedy; 0.9 with K)"
@@ -167,31 +201,56 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(str(error))
     if not paths:
         args.parser.error("no video or image found in what was named")
+    if args.timeline_plot and args.segment is None:
+        args.parser.error("--timeline-plot needs --segment SECONDS")
 
     from vqathinker_jax.api import from_pretrained, video_spec
+    from vqathinker_jax.timeline_plot import PlotError, check_plot
 
-    settings = read_settings(args)
+    settings = read_settings(args, args.segment)
+    if args.timeline_plot:
+        try:
+            check_plot(args.timeline_plot, len(paths))
+        except PlotError as error:
+            args.parser.error(str(error))
     changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     try:
         video = video_spec(args.model, args.geometry, changes)
-        model = from_pretrained(args.model, dtype=args.dtype, video=video)
+        model = from_pretrained(
+            args.model, dtype=args.dtype, video=video, calibration=args.calibration or "auto"
+        )
         fingerprint = model.settings_fingerprint(settings)
         file = ResultFile(args.output, fingerprint, paths) if args.output else None
     except (ValueError, ResultFileError) as error:
         return fail(args, error, WRONG_USAGE)
     if model.warning and not args.quiet:
         print(f"note: {model.warning}", file=sys.stderr)
+    if model.calibration and not args.quiet:
+        print(f"note: {about_calibration(model, settings)}", file=sys.stderr)
 
     todo = paths if file is None else [path for path in paths if not file.is_done(path)]
     skipped = len(paths) - len(todo)
     if skipped and not args.quiet:
         print(f"{skipped} of {len(paths)} already in {args.output}", file=sys.stderr)
-    return score_all(args, model, settings, todo, file)
+    earlier = [] if file is None else [row for row in file.finished() if row.path in set(paths)]
+    return score_all(args, model, settings, todo, file, earlier)
 
 
-def read_settings(args: argparse.Namespace) -> ScoreSettings:
+def about_calibration(model: VideoQualityModel, settings: ScoreSettings) -> str:
+    """What is said of a model's calibration before it is used, or left out."""
+    from vqathinker_jax.score_settings import calibration_settings
+
+    if model.calibration.settings == calibration_settings(model.loaded, settings):
+        return f"calibrated scores follow the arrow: {model.calibration.describe()}"
+    return (
+        "scores are not calibrated: the calibration was fitted to another model or to other "
+        "settings (geometry, prompt, samples, aggregate)"
+    )
+
+
+def read_settings(args: argparse.Namespace, segment_s: float | None = None) -> ScoreSettings:
     """How to ask, from the options; ends the program where they cannot be."""
-    from vqathinker_jax.scoring import ScoreSettings
+    from vqathinker_jax.score_settings import ScoreSettings
 
     try:
         return ScoreSettings(
@@ -204,6 +263,10 @@ def read_settings(args: argparse.Namespace) -> ScoreSettings:
             question=args.question,
             prompt_style=args.prompt_style,
             fallback=args.fallback,
+            aggregate=args.aggregate or ("soft" if args.at_once else "mean"),
+            soft=args.soft,
+            at_once=args.at_once,
+            segment_s=segment_s,
             decoder=args.decoder,
             batch_size=args.batch_size,
             workers=args.workers,
@@ -220,8 +283,49 @@ def score_all(
     settings: ScoreSettings,
     paths: list[str],
     file: ResultFile | None,
+    earlier: list[ScoreResult],
 ) -> int:
-    """Scores the files, shows and writes each as it comes; returns the exit code."""
+    """Scores the files, shows and writes each as it comes; returns the exit code.
+
+    `earlier` are the rows of files that were scored before; a plot shows them too.
+    """
+    from vqathinker_jax.results import ResultFileError
+    from vqathinker_jax.terminal import print_results
+    from vqathinker_jax.timeline_plot import PlotError
+
+    try:
+        results = score_files(args, model, settings, paths, file, print_rows=True)
+        if not args.json:
+            print_results(results)
+        if args.timeline_plot:
+            draw_timelines(args, [*earlier, *results])
+    except (ResultFileError, PlotError) as error:
+        return fail(args, error, SOME_FAILED)
+    if not args.quiet:
+        print(summary(results, args.output), file=sys.stderr)
+    return SOME_FAILED if any(result.status != "ok" for result in results) else OK
+
+
+def score_files(
+    args: argparse.Namespace,
+    model: VideoQualityModel,
+    settings: ScoreSettings,
+    paths: list[str],
+    file: ResultFile | None,
+    print_rows: bool,
+) -> list[ScoreResult]:
+    """Scores files with progress on stderr, and writes each row as it comes.
+
+    Args:
+      args: of the command; `quiet` and `json` are looked at.
+      model, settings, paths: what is asked of whom.
+      file: where the rows go too; closed at the end.
+      print_rows: whether stdout gets rows: JSON lines as they come where asked for, and on an
+        early end what is known already.
+
+    Raises:
+      ResultFileError: the file cannot be written.
+    """
     from vqathinker_jax.results import ResultFileError
     from vqathinker_jax.terminal import Progress, print_results
 
@@ -230,25 +334,30 @@ def score_all(
         with Progress(total=len(paths), is_quiet=args.quiet) as progress:
             for result in model.score_many(paths, settings):
                 results.append(result)
-                if args.json:
+                if args.json and print_rows:
                     print(result.to_json(), flush=True)
                 if file is not None:
                     file.write(result)
                 progress.advance(result)
-    except (KeyboardInterrupt, ResultFileError) as error:
+    except (KeyboardInterrupt, ResultFileError):
         # What is known already is not lost, even where nothing else holds it.
-        if not args.json:
+        if print_rows and not args.json:
             print_results(results)
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        return fail(args, error, SOME_FAILED)
+        raise
     if file is not None:
         file.close()
-    if not args.json:
-        print_results(results)
-    if not args.quiet:
-        print(summary(results, args.output), file=sys.stderr)
-    return SOME_FAILED if any(result.status != "ok" for result in results) else OK
+    return results
+
+
+def draw_timelines(args: argparse.Namespace, results: list[ScoreResult]) -> None:
+    """Writes the plot and says so; raises PlotError where it cannot be written."""
+    from vqathinker_jax.timeline_plot import write_timeline_plot
+
+    count = write_timeline_plot(results, args.timeline_plot)
+    if not count:
+        print(f"no timeline to draw, so {args.timeline_plot} was not written", file=sys.stderr)
+    elif not args.quiet:
+        print(f"{args.timeline_plot}: timelines of {count} videos", file=sys.stderr)
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:
@@ -262,6 +371,13 @@ def summary(results: list[ScoreResult], output: str | None) -> str:
         parts.append(f"{unparseable} of them without a readable score")
     if failed:
         parts.append(f"{failed} failed")
+    segments = [segment for result in results for segment in result.timeline]
+    if segments:
+        lost = sum(segment.error is not None for segment in segments)
+        parts.append(f"{len(segments)} segments" + (f", {lost} without a score" if lost else ""))
+    warned = sum(bool(result.warnings) for result in results)
+    if warned:
+        parts.append(f"{warned} with warnings (in --json and --output rows)")
     if output:
         parts.append(f"rows in {output}")
     return "; ".join(parts)

@@ -61,6 +61,9 @@ class FrameCache:
     ):
         self._folder = Path(folder)
         self._request = dataclasses.asdict(request)
+        # Several stretches are never cached, and caches of before know nothing of them.
+        if self._request.pop("bounds"):
+            raise ValueError("a cache holds whole clips, not several stretches of them")
         size = request.image_size
         self._shape = (request.num_images, size, size, 3)
         self._decoder = decoder

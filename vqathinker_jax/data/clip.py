@@ -100,6 +100,10 @@ class FrameRequest:
     """Consecutive frames in a run; it divides F."""
     num_slices: int = 0
     """L."""
+    bounds: tuple[tuple[float, float], ...] = ()
+    """B stretches in seconds in place of `bound`: each gets F frames and all other images of its
+    own from one walk through the file. The clip then has B F indices and images uint8
+    [B I, S, S, 3], stretch by stretch; `data.frames.split_clip` takes it apart."""
 
     @classmethod
     def of(cls, spec: VideoSpec) -> FrameRequest:
@@ -127,8 +131,16 @@ class FrameRequest:
         has_cells = self.num_extras or self.num_slices or self.view == "fragments"
         if has_cells and self.image_size % self.fragment_size:
             raise ValueError(f"image_size must be a multiple of fragment_size, got {self}")
-        if self.bound is not None and not self.bound[0] < self.bound[1]:
-            raise ValueError(f"bound must be (start, end) with start < end, got {self.bound}")
+        if self.bound is not None and self.bounds:
+            raise ValueError(f"either bound or bounds, got {self.bound} and {self.bounds}")
+        for bound in self.bounds or (self.bound,):
+            if bound is not None and not bound[0] < bound[1]:
+                raise ValueError(f"bound must be (start, end) with start < end, got {bound}")
+
+    @property
+    def num_stretches(self) -> int:
+        """B; 1 where there is no more than one."""
+        return max(1, len(self.bounds))
 
     @property
     def num_images(self) -> int:

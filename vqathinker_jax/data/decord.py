@@ -8,10 +8,8 @@ import os
 import re
 from collections.abc import Iterator
 
-import numpy as np
-
 from vqathinker_jax.data.clip import Clip, Deadline, FrameRequest, Limits, VideoError
-from vqathinker_jax.data.frames import FrameCollector, Places
+from vqathinker_jax.data.frames import FrameCollector, choose_places
 from vqathinker_jax.data.pyav import clip_notes, probe_with_pyav
 
 SEQUENTIAL_CONTAINERS = ("avi", "mpegts", "mpeg")
@@ -48,10 +46,10 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
         num_frames, fps = len(reader), float(reader.get_avg_fps())
         if not num_frames:
             raise VideoError.of(path, "decord finds no frames in it")
-        places = Places.choose(num_frames, fps, request)
+        places = choose_places(num_frames, fps, request)
         collector = FrameCollector(places, request)
         is_sequential = facts.container in SEQUENTIAL_CONTAINERS
-        for index, frame in _frames(reader, places.all, is_sequential):
+        for index, frame in _frames(reader, sorted(collector.missing), is_sequential):
             deadline.check()
             if collector.wants(index):
                 collector.add(index, frame.asnumpy())
@@ -62,11 +60,11 @@ def decode_with_decord(path: str, request: FrameRequest, limits: Limits) -> Clip
     return Clip(collector.frames, collector.indices, facts, tuple(notes))
 
 
-def _frames(reader, indices: np.ndarray, is_sequential: bool) -> Iterator:
+def _frames(reader, indices: list[int], is_sequential: bool) -> Iterator:
     if not is_sequential:
-        yield from ((index, reader[index]) for index in indices.tolist())
+        yield from ((index, reader[index]) for index in indices)
         return
-    for index in range(int(indices.max()) + 1):
+    for index in range(indices[-1] + 1):
         yield index, reader.next()
 
 

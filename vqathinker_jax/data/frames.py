@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from vqathinker_jax.data.clip import FrameRequest
+from vqathinker_jax.data.clip import Clip, FrameRequest
 from vqathinker_jax.data.fragments import extra_slots, fragments
 from vqathinker_jax.data.resize import resize_square
 from vqathinker_jax.data.slices import lines, slice_moments
@@ -88,59 +89,61 @@ def burst_indices(
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Which frames of a clip are looked at."""
+    """Which frames one stretch of a clip, or the whole of it, is shown by."""
 
     frames: np.ndarray
     """int64 [F]."""
+    extras: np.ndarray
+    """int64 [D]."""
     moments: np.ndarray
-    """int64 [g, f]: the stretches of frames that slices show; empty without slices."""
+    """int64 [M]: the frame behind each column of the slices; empty without slices."""
 
     @classmethod
-    def choose(cls, num_frames_in_clip: int, fps: float, request: FrameRequest) -> Places:
-        """The published choice of frames, in runs where the request asks for bursts.
-
-        Raises:
-          ValueError: as `frame_indices`.
-        """
-        frames = burst_indices(
-            num_frames_in_clip, fps, request.num_frames, request.burst, request.bound
-        )
-        start, end = _span(num_frames_in_clip, fps, request.bound)
-        return cls(frames, _moments(start, end + 1, request))
-
-    @classmethod
-    def of_still(cls, request: FrameRequest) -> Places:
-        """Those of a clip with one frame."""
-        return cls(np.zeros(request.num_frames, np.int64), _moments(0, 1, request))
-
-    @property
-    def all(self) -> np.ndarray:
-        """int64: every frame that is looked at, once, in order."""
-        return np.unique(np.concatenate([self.frames, self.moments.ravel()]))
+    def of(cls, frames: np.ndarray, start: int, end: int, request: FrameRequest) -> Places:
+        """Those of the frames `start` to `end` - 1, of which `frames` were chosen."""
+        moments = np.empty(0, np.int64)
+        if request.num_slices:
+            moments = slice_moments(start, end, request.image_size, request.fragment_size).ravel()
+        return cls(frames, frames[extra_slots(request.num_frames, request.num_extras)], moments)
 
 
-def _moments(start: int, end: int, request: FrameRequest) -> np.ndarray:
-    if not request.num_slices:
-        return np.empty((0, 0), np.int64)
-    return slice_moments(start, end, request.image_size, request.fragment_size)
+def choose_places(num_frames_in_clip: int, fps: float, request: FrameRequest) -> list[Places]:
+    """What a request asks for, stretch by stretch: the published choice of frames, in runs where
+    bursts are asked for. Arguments and errors are those of `burst_indices`."""
+    chosen = []
+    for bound in request.bounds or (request.bound,):
+        frames = burst_indices(num_frames_in_clip, fps, request.num_frames, request.burst, bound)
+        start, last = _span(num_frames_in_clip, fps, bound)
+        chosen.append(Places.of(frames, start, last + 1, request))
+    return chosen
+
+
+def still_places(request: FrameRequest) -> list[Places]:
+    """What a request asks for of a clip with one frame."""
+    frames = np.zeros(request.num_frames, np.int64)
+    return [Places.of(frames, 0, 1, request)] * request.num_stretches
 
 
 class FrameCollector:
     """Gathers the images asked for while a decoder walks through a clip.
 
+    `frames` holds the I images of each stretch, one stretch after the other.
+
     Args:
-      places: which frames are looked at.
+      stretches: which frames are looked at.
       request: what is made of them.
     """
 
-    def __init__(self, places: Places, request: FrameRequest):
-        self.indices = places.frames
+    def __init__(self, stretches: Sequence[Places], request: FrameRequest):
+        self.request = request
+        self.indices = np.concatenate([places.frames for places in stretches])
         size = request.image_size
-        self.frames = np.empty((request.num_images, size, size, 3), np.uint8)
-        self.missing: set[int] = set(places.all.tolist())
-        self._request = request
-        self._extra_indices = self.indices[extra_slots(len(self.indices), request.num_extras)]
-        self._moments = places.moments.ravel()
+        self.frames = np.empty((len(stretches) * request.num_images, size, size, 3), np.uint8)
+        self.missing: set[int] = set()
+        for places in stretches:
+            for wanted in (places.frames, places.extras, places.moments):
+                self.missing.update(wanted.tolist())
+        self._stretches = stretches
 
     def wants(self, index: int) -> bool:
         """Whether the frame at this place was asked for and has not come yet."""
@@ -148,26 +151,38 @@ class FrameCollector:
 
     def add(self, index: int, frame: np.ndarray) -> None:
         """Takes the frame uint8 [H, W, 3] at one place, for every slot that shows it."""
-        num_frames, view = len(self.indices), self._request.view
-        num_still = num_frames + self._request.num_extras
-        is_frame, is_extra = self.indices == index, self._extra_indices == index
-        if is_frame.any():
-            self.frames[:num_frames][is_frame] = self._show(frame, view)
-        if is_extra.any():
-            (other,) = set(VIEWS) - {view}
-            self.frames[num_frames:num_still][is_extra] = self._show(frame, other)
-        is_moment = self._moments == index
-        if is_moment.any():
-            self._add_lines(frame, np.flatnonzero(is_moment), self.frames[num_still:])
+        request = self.request
+        (other,) = set(VIEWS) - {request.view}
+        num_still = request.num_frames + request.num_extras
+        images = self.frames.reshape(len(self._stretches), -1, *self.frames.shape[1:])
+        for shown, places in zip(images, self._stretches, strict=True):
+            is_frame, is_extra = places.frames == index, places.extras == index
+            if is_frame.any():
+                shown[: request.num_frames][is_frame] = self._show(frame, request.view)
+            if is_extra.any():
+                shown[request.num_frames : num_still][is_extra] = self._show(frame, other)
+            columns = np.flatnonzero(places.moments == index)
+            if len(columns):
+                shown[num_still:, :, columns] = self._lines(frame)
         self.missing.discard(index)
 
-    def _add_lines(self, frame: np.ndarray, columns: np.ndarray, slices: np.ndarray) -> None:
-        size, fragment = self._request.image_size, self._request.fragment_size
-        shown = lines(frame, self._request.num_slices, size // fragment, fragment)
-        slices[:, :, columns] = shown.reshape(len(slices), size, 1, 3)
+    def _lines(self, frame: np.ndarray) -> np.ndarray:
+        size, fragment = self.request.image_size, self.request.fragment_size
+        shown = lines(frame, self.request.num_slices, size // fragment, fragment)
+        return shown.reshape(len(shown), size, 1, 3)
 
     def _show(self, frame: np.ndarray, view: str) -> np.ndarray:
-        size = self._request.image_size
+        size = self.request.image_size
         if view == "fragments":
-            return fragments(frame, size, self._request.fragment_size)
+            return fragments(frame, size, self.request.fragment_size)
         return resize_square(frame, size)
+
+
+def split_clip(clip: Clip, request: FrameRequest) -> list[Clip]:
+    """The clips of the stretches that were read in one walk, each as if read alone."""
+    images = clip.frames.reshape(request.num_stretches, -1, *clip.frames.shape[1:])
+    indices = clip.indices.reshape(request.num_stretches, -1)
+    return [
+        dataclasses.replace(clip, frames=shown, indices=places)
+        for shown, places in zip(images, indices, strict=True)
+    ]

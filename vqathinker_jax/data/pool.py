@@ -65,9 +65,14 @@ class DecodePool:
         # Each thread owns one worker, and waits for it.
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
 
-    def submit(self, path: os.PathLike | str) -> Future[Clip]:
-        """Queues a file; the future's result is its clip, or it raises the VideoError there is."""
-        job = Job(os.fsdecode(path), self._request, self._decoder, self._limits)
+    def submit(self, path: os.PathLike | str, request: FrameRequest | None = None) -> Future[Clip]:
+        """Queues a file; the future's result is its clip, or it raises the VideoError there is.
+
+        Args:
+          path: of the file.
+          request: for this file alone, instead of the pool's.
+        """
+        job = Job(os.fsdecode(path), request or self._request, self._decoder, self._limits)
         return self._threads.submit(self._decode, job)
 
     def close(self, cancel: bool = False) -> None:

@@ -30,7 +30,7 @@ from vqathinker_jax.data.container import (
     packets,
     read_packet_table,
 )
-from vqathinker_jax.data.frames import FrameCollector, Places
+from vqathinker_jax.data.frames import FrameCollector, Places, choose_places
 
 SEQUENTIAL_PASSES = 2
 """The first counts the frames while it gathers those that a guess of the count asks for."""
@@ -144,7 +144,7 @@ class _Reader:
             )
         elif self.num_broken:
             notes.append(f"{self.num_broken} packets could not be decoded: the file is damaged")
-        notes += clip_notes(facts, len(collector.indices))
+        notes += clip_notes(facts, collector.request.num_frames)
         return Clip(collector.frames, collector.indices, facts, tuple(notes))
 
     def facts(self, num_frames: int) -> VideoFacts:
@@ -208,7 +208,7 @@ def _decode_by_seeking(reader: _Reader, table: PacketTable, request: FrameReques
 
     starts = np.flatnonzero(table.is_start_mask)
     index_by_pts: dict[int, dict[int, int]] = collections.defaultdict(dict)
-    for index in places.all.tolist():
+    for index in sorted(collector.missing):
         position = shown[index]
         pts = int(table.times[position, 0])
         usable = starts[(starts <= position) & (table.times[starts, 0] <= pts)]
@@ -249,8 +249,8 @@ def _decode_from_the_start(
     return collector, count
 
 
-def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> Places:
+def _choose(reader: _Reader, num_frames: int, request: FrameRequest) -> list[Places]:
     try:
-        return Places.choose(num_frames, reader.fps, request)
+        return choose_places(num_frames, reader.fps, request)
     except ValueError as error:
         raise VideoError.of(reader.path, str(error)) from None

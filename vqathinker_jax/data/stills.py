@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqathinker_jax.data.clip import Clip, FrameRequest, Limits, VideoError, VideoFacts
-from vqathinker_jax.data.frames import FrameCollector, Places
+from vqathinker_jax.data.frames import FrameCollector, still_places
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
@@ -50,7 +50,7 @@ def decode_still(path: str, request: FrameRequest, limits: Limits) -> Clip:
         if isinstance(error, VideoError):
             raise
         raise VideoError.of(path, f"the image is damaged or cut short ({_reason(error)})") from None
-    collector = FrameCollector(Places.of_still(request), request)
+    collector = FrameCollector(still_places(request), request)
     collector.add(0, frame)
     facts = VideoFacts(
         codec=codec,

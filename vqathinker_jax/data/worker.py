@@ -115,7 +115,8 @@ def run(memory_bytes: int, reader: Callable[..., Clip] = read_clip) -> None:
 
 def _request(fields: dict[str, Any]) -> FrameRequest:
     # JSON has no tuples.
-    return FrameRequest(**{**fields, "bound": fields["bound"] and tuple(fields["bound"])})
+    bound, bounds = fields["bound"] and tuple(fields["bound"]), map(tuple, fields["bounds"])
+    return FrameRequest(**{**fields, "bound": bound, "bounds": tuple(bounds)})
 
 
 def _write(pipe: BinaryIO, header: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from vqathinker_jax.demo.outcome import Demo, Row
 from vqathinker_jax.demo.page import render_page
 from vqathinker_jax.demo.training import TRAINED_FOLDER, ShortRun, train_briefly
 from vqathinker_jax.results import ScoreResult
-from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.terminal import Counter, Progress
 
 PAGE, SCORES = "demo.html", "scores.jsonl"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -161,18 +162,53 @@ def decode(
       ValueError: no keys for sampling, a token id outside the vocabulary, or P + C beyond
         `max_position_embeddings`.
     """
+    for so_far in decode_chunks(decoder, prefix, keys, num_samples, sampling, chunk=None):
+        generation = so_far
+    return generation
+
+
+def decode_chunks(
+    decoder: Qwen2,
+    prefix: Prefix,
+    keys: Key[Array, "N"] | None,
+    num_samples: int,
+    sampling: SamplingConfig,
+    *,
+    chunk: int | None,
+) -> Iterator[Generation]:
+    """`decode`, seen while it happens: the same tokens from the same compiled programs.
+
+    Args:
+      decoder, prefix, keys, num_samples, sampling: as for `decode`.
+      chunk: tokens between two looks; None: only where the response buffers grow.
+
+    Yields:
+      The responses so far, at least once; the last are those of `decode`. Each one's arrays are
+      given away when the next is asked for: copy what is to be kept.
+
+    Raises:
+      ValueError: as `decode`, or a chunk below 1.
+    """
     _check(decoder, prefix, keys, num_samples, sampling)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be >= 1, got {chunk}")
     graphdef, params = nnx.split(decoder)
     capacities = suffix_capacities(sampling.max_new_tokens)
     state = start_decode(graphdef, params, prefix, keys, num_samples, capacities[0], sampling)
+    yield state.generation
+    done = 1
     for capacity in capacities:
         if capacity > capacities[0]:
             if bool(state.is_done):
-                break
+                return
             state = _grow(state, capacity)
-        stop = jnp.int32(min(capacity + 1, sampling.max_new_tokens))
-        state = decode_segment(graphdef, params, prefix, keys, state, stop, sampling)
-    return state.generation
+        stop = min(capacity + 1, sampling.max_new_tokens)
+        while done < stop:
+            if chunk is not None and bool(state.is_done):
+                return
+            done = stop if chunk is None else min(done + chunk, stop)
+            state = decode_segment(graphdef, params, prefix, keys, state, jnp.int32(done), sampling)
+            yield state.generation
 
 
 def _check(decoder, prefix, keys, num_samples, sampling) -> None:

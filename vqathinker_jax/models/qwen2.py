@@ -169,6 +169,19 @@ class Attention(nnx.Module):
         out = attend(q, k, v, mask, is_causal=mask is None)
         return self.o(checkpoint_name(out, "attn_out")), (k, v)
 
+    def extend(
+        self,
+        x: Float[Array, "N L D"],
+        rotary: Rotary,
+        prefix: KVCache,
+        mask: Bool[Array, "N 1 L S"],
+    ) -> Float[Array, "N L D"]:
+        """Attends within `x` and to a prefix: S = P + L slots, those of the prefix first."""
+        q, (k, v) = self.project(x, rotary)
+        k = jnp.concatenate([prefix.keys.transpose(0, 3, 1, 2), k], axis=1)
+        v = jnp.concatenate([prefix.values.swapaxes(1, 2), v], axis=1)
+        return self.o(attend(q, k, v, mask))
+
     def decode(
         self,
         x: Float[Array, "N K D"],
@@ -257,6 +270,16 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "N L D"], KeyValue]:
         attended, kv = self.attn(self.input_norm(x), rotary, mask)
         return self._add(x, attended), kv
+
+    def extend(
+        self,
+        x: Float[Array, "N L D"],
+        rotary: Rotary,
+        prefix: KVCache,
+        mask: Bool[Array, "N 1 L S"],
+    ) -> Float[Array, "N L D"]:
+        """Tokens after a prefix; see `Attention.extend`."""
+        return self._add(x, self.attn.extend(self.input_norm(x), rotary, prefix, mask))
 
     def decode(
         self,
@@ -371,6 +394,30 @@ class Qwen2(nnx.Module):
 
         x, cache = scan_layers(self.layers, body, x, wrap=_rematerialise(self.cfg.remat))
         return self.norm(x), cache
+
+    def extend(
+        self,
+        embeds: Float[Array, "N L D"],
+        positions: Int[Array, "N L"],
+        prefix: KVCache,
+        mask: Bool[Array, "N 1 L S"],
+    ) -> Float[Array, "N L D"]:
+        """Hidden states of L tokens after a prefix, all in one pass; nothing is cached.
+
+        Args:
+          embeds: of the new tokens, in the compute dtype.
+          positions: int32 rotary position of each.
+          prefix: as `prefill` gave it, rows `[layers, N, G]` of P slots.
+          mask: True where a new token may see a slot: S = P + L, those of the prefix first, with a
+            True diagonal in the rest.
+        """
+        rotary = rotary_table(self.cfg, positions)
+
+        def body(layer: DecoderLayer, x: Array, cache: KVCache) -> tuple[Array, None]:
+            return layer.extend(x, rotary, cache, mask), None
+
+        x, _ = scan_layers(self.layers, body, constrain(embeds, "batch", "tokens", None), prefix)
+        return self.norm(x)
 
     def decode_step(
         self,

@@ -79,14 +79,21 @@ def parse_response(text: str, fallback: str = "none", reasoning: bool = True) ->
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback must be one of {FALLBACKS}, got {fallback!r}")
     format_ok = _format_ok(text, reasoning)
-    content = _last_answer(text)
-    if content is None and fallback == "whole_text":
-        content = text
-    match = None if content is None else _NUMBER.search(content)
+    match = _score_match(text, fallback)
     if match is None or not math.isfinite(score := float(match.group())):
         return Answer(format_ok, None, 0, 0)
     written = len(match.group().partition(".")[2])
     return Answer(format_ok, score, written, _decimals_trimmed(score))
+
+
+def number_start(text: str, fallback: str = "none") -> int | None:
+    """Where in a response the score begins that `parse_response` reads; None without one.
+
+    >>> number_start("<answer> 4.10 </answer>")
+    9
+    """
+    match = _score_match(text, fallback)
+    return None if match is None else match.start()
 
 
 def reasoning_text(text: str) -> str | None:
@@ -264,6 +271,18 @@ def _multi_format_ok(text: str, num_scores: int, needs_break: bool) -> bool:
         return False
     numbers = [line for line in lines if line]
     return len(numbers) == num_scores and all(map(_UNSIGNED.fullmatch, numbers))
+
+
+def _score_match(text: str, fallback: str) -> re.Match[str] | None:
+    """The first number of the last answer pair, or of the whole text where that may be read."""
+    position, span = 0, None
+    while (pair := _next_answer(text, position)) is not None:
+        content, position = pair
+        end = position - len("</answer>")
+        span = (end - len(content), end)
+    if span is not None:
+        return _NUMBER.search(text, *span)
+    return _NUMBER.search(text) if fallback == "whole_text" else None
 
 
 def _last_answer(text: str) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vqathinker_jax.asking import Asker
 from vqathinker_jax.config import TrainConfig
 from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import LabelledVideo
@@ -16,7 +17,8 @@ from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.metrics import plcc, srcc
 from vqathinker_jax.rl.answers import parse_response, reasoning_text
 from vqathinker_jax.rl.words import words_agreement
-from vqathinker_jax.scoring import Asker, ScoreSettings, even_batch_size
+from vqathinker_jax.score_settings import ScoreSettings
+from vqathinker_jax.scoring import even_batch_size
 
 
 def validate(

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vqathinker_jax.calibration import CALIBRATION_NAME
 from vqathinker_jax.weights.config_fields import make_config, own_facts, write_config
 from vqathinker_jax.weights.config_json import (
     CONFIG_NAME,
@@ -222,6 +223,8 @@ def _choose_shards(
 def copied_files(folder: Path, with_index: bool = False) -> list[Path]:
     """Every file of a folder that holds no weights, relative to it; hidden folders are left out.
 
+    A calibration stays behind: it belongs to the scores of the very model it was fitted to.
+
     Args:
       folder: where to look, folders in it included.
       with_index: also the index of the weight files.
@@ -231,6 +234,8 @@ def copied_files(folder: Path, with_index: bool = False) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
+            if path == folder / CALIBRATION_NAME:
+                continue
             is_wanted = with_index if name.endswith(".index.json") else True
             if is_wanted and path.suffix.lower() not in WEIGHT_SUFFIXES and path.is_file():
                 found.append(path.relative_to(folder))

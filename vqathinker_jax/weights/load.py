@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from vqathinker_jax.calibration import CALIBRATION_NAME
 from vqathinker_jax.weights.checkpoint import is_checkpoint, load_checkpoint, read_facts
 from vqathinker_jax.weights.config_json import FolderConfig, read_config
 from vqathinker_jax.weights.huggingface import LoadedFolder, load_model
@@ -45,13 +46,16 @@ def folder_fingerprint(folder: Path) -> str:
     """Hex digest that changes when the model does: names, sizes and samples of all files' bytes.
 
     Reading all of the weights would take longer than loading them, so large files are sampled at
-    both ends and in the middle. A copy of the folder has the same fingerprint.
+    both ends and in the middle. A copy of the folder has the same fingerprint. A calibration that
+    lies in the folder is no part of the model.
     """
     digest = hashlib.sha256()
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
+            if path == folder / CALIBRATION_NAME:
+                continue
             size = path.stat().st_size
             digest.update(
                 f"{path.relative_to(folder)}\0{size}\0".encode("utf-8", "surrogateescape")
