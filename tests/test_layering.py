@@ -39,7 +39,7 @@ rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
-app.limits app.jobs app.server
+app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
 cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth cli.app
