@@ -82,7 +82,7 @@
     reveal(name) { this.find("." + name).hidden = false; }
 
     clear() {
-      this.stop();
+      this.end();
       this.id = this.file = null;
       if (this.address) URL.revokeObjectURL(this.address);
       this.address = null;
@@ -166,14 +166,20 @@
     begin() {
       const begin = performance.now();
       this.root.dataset.state = "running";
-      const tell = () => this.status(`${this.doing} ${Math.round((performance.now() - begin) / 1000)} s`);
-      this.doing = "Reading the video…";
-      tell();
-      this.clock = setInterval(tell, 1000);
+      this.tell = () => this.status(`${this.doing} ${Math.round((performance.now() - begin) / 1000)} s`);
+      this.now("Reading the video…");
+      this.clock = setInterval(this.tell, 1000);
+      queue();
+    }
+
+    now(doing) {
+      if (this.doing === doing || this.doing === "Stopping…") return;
+      this.doing = doing;
+      this.tell();
     }
 
     frames({ pictures, count, side }) {
-      this.doing = "The model is looking…";
+      this.now("The model is looking…");
       const fewer = pictures.length < count ? `; ${pictures.length} of them here` : "";
       this.find(".seen-note").textContent = `${count} image${count > 1 ? "s" : ""} of ${side} × ${side} pixels, squashed or cut as the model gets them${fewer}.`;
       this.find(".strip").replaceChildren(...pictures.map((uri, place) => {
@@ -187,7 +193,7 @@
     }
 
     text(text) {
-      this.doing = "The model is writing…";
+      this.now("The model is writing…");
       const box = this.find(".reason");
       const follows = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
       box.textContent = readable(text);
@@ -246,9 +252,10 @@
     end() {
       if (this.source) this.source.close();
       clearInterval(this.clock);
-      this.source = null;
+      this.source = this.doing = null;
       this.find(".progress").hidden = true;
       this.find(".thoughts").classList.remove("writing");
+      queue();
     }
 
     fail(reason) {
@@ -268,8 +275,8 @@
         this.fail("Stopped.");
       } else if (this.source) {
         fetch("jobs/" + this.id, { method: "DELETE", headers, keepalive: true }).catch(() => {});
-        this.status("Stopping…");
         this.doing = "Stopping…";
+        this.status(this.doing);
       }
     }
   }
