@@ -22,6 +22,8 @@ from vqathinker_jax.reports.charts import (
 from vqathinker_jax.reports.page import decimals
 
 Logistic = tuple[float, float, float, float]
+LEAST_SPAN = 0.4
+"""Of predictions on their axis: a model that always says the same gets no digits to read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +127,7 @@ def scatter(
 ) -> Figure:
     """Opinion scores over predictions, with the fitted curve."""
     fit = outcome.agreement.logistic
-    chart = Chart(fit_axis("predicted score", x, 0.02), fit_axis("opinion score", y))
+    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion score", y))
     chart.dots(x, y, kept)
     legend = [("ramp", "how dense")]
     if fit is not None:
@@ -154,7 +156,7 @@ def residuals(
 ) -> Figure:
     """What the fitted curve leaves, over predictions."""
     left = y - logistic(x, outcome.agreement.logistic)
-    chart = Chart(fit_axis("predicted score", x, 0.02), fit_axis("opinion − fit", [*left, 0.0]))
+    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion − fit", [*left, 0.0]))
     chart.dots(x, left, kept)
     chart.curve([chart.x.low, chart.x.high], [0.0, 0.0])
     places = [m.row.label - m.expected for m in misses if m.expected is not None]

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from markupsafe import Markup, escape
 from scipy import ndimage
 
-WIDTH, HEIGHT = 340, 272
+WIDTH, HEIGHT = 340, 336
 """Units of a chart, pixels where it is shown at its own size: text is never small on a phone."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 40
 MOST_POINTS = 2000
