@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,15 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE_S = 60.0
+LAUNCHER = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for pipe, number in zip(pipes, (3, 4)):
+    os.dup2(pipe, number)
+    os.close(pipe)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads commands from its descriptor 3 and answers on its descriptor 4."""
 
 
 def find_browser() -> str | None:
@@ -46,10 +56,9 @@ class Browser:
         ]
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        # The browser reads its descriptor 3 and writes its descriptor 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", *command]
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(to_browser), str(from_browser)]
         self._process = subprocess.Popen(
-            shell,
+            [*launch, *command],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -27,7 +27,9 @@ class Reader(HTMLParser):
 
     def values(self, tag: str, name: str) -> list[str]:
         """Of one attribute of all elements of a kind."""
-        return [value for one, attribute, value in self.attributes if (one, attribute) == (tag, name)]
+        return [
+            value for one, attribute, value in self.attributes if (one, attribute) == (tag, name)
+        ]
 
     @property
     def links(self) -> list[str]:

@@ -156,7 +156,9 @@ def residuals(
 ) -> Figure:
     """What the fitted curve leaves, over predictions."""
     left = y - logistic(x, outcome.agreement.logistic)
-    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion − fit", [*left, 0.0]))
+    chart = Chart(
+        fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion − fit", [*left, 0.0])
+    )
     chart.dots(x, left, kept)
     chart.curve([chart.x.low, chart.x.high], [0.0, 0.0])
     places = [m.row.label - m.expected for m in misses if m.expected is not None]

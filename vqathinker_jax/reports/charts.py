@@ -11,6 +11,8 @@ from jaxtyping import Float64
 from markupsafe import Markup, escape
 from scipy import ndimage
 
+from vqathinker_jax.data.clip import printable
+
 WIDTH, HEIGHT = 340, 336
 """Units of a chart, pixels where it is shown at its own size: text is never small on a phone."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 40
@@ -144,7 +146,7 @@ class Chart:
     def svg(self, label: str) -> Markup:
         """The element; `label` is what it says to those who cannot see it."""
         return Markup(
-            f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+            f'<svg class="chart" role="img" aria-label="{escape(printable(label))}" '
             f'viewBox="0 0 {self.width} {self.height}">{"".join(self.parts)}</svg>'
         )
 

@@ -105,7 +105,10 @@ def render_evaluation(evaluation: Evaluation) -> str:
         warning=None if evaluation.warning is None else printable(evaluation.warning),
         parts=parts,
         tiles=tiles(evaluation.outcomes),
-        settings=[(str(key), shown_setting(value)) for key, value in evaluation.settings.items()],
+        settings=[
+            (printable(str(key)), shown_setting(value))
+            for key, value in evaluation.settings.items()
+        ],
         span=interval_span(evaluation.outcomes),
         interval=interval,
     )
