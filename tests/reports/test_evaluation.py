@@ -81,7 +81,7 @@ def test_undefined_is_said_and_is_not_zero():
     good = outcome_of(rows_of(LABELS, PREDICTIONS), "good", "ood")
     text = Reader(render_evaluation(evaluation_of(constant, good))).text
     assert "all predictions are equal" in text and "undefined" in text
-    assert "undefined, as it is for flat" in text
+    assert "without flat, where it is undefined" in text and "0.800" in text
     assert "nan" not in text.lower()
     assert "By the difference of their places" in text
 

@@ -186,13 +186,13 @@ def tiles(outcomes: Sequence[BenchmarkOutcome]) -> list[Tile]:
             continue
         srcc = overall(of_domain, lambda found: found.srcc)
         plcc = overall(of_domain, lambda found: found.plcc)
-        note = f"PLCC {plcc:.3f}" if math.isfinite(plcc) else "PLCC undefined"
+        notes = [f"PLCC {plcc:.3f}" if math.isfinite(plcc) else "PLCC undefined"]
         if len(of_domain) > 1:
-            note += f"; {len(of_domain)} benchmarks, weighted by their videos with a score"
+            notes.append(f"{len(of_domain)} benchmarks, weighted by their videos with a score")
         undefined = [one.name for one in of_domain if not math.isfinite(one.agreement.srcc.value)]
         if undefined:
-            note = f"undefined, as it is for {printable(undefined[0])}"
-        found.append(Tile(f"SRCC, {title}", decimals(srcc, 3), note))
+            notes.append(f"without {', '.join(map(printable, undefined))}, where it is undefined")
+        found.append(Tile(f"SRCC, {title}", decimals(srcc, 3), "; ".join(notes)))
     labels = sum(outcome.num_labels for outcome in outcomes)
     scored = sum(outcome.agreement.num_scored for outcome in outcomes)
     note = "all labels" if scored == labels else f"{labels - scored:,} of {labels:,} labels are not"
@@ -212,10 +212,19 @@ def _percent(rate: float) -> str:
 def overall(
     outcomes: Sequence[BenchmarkOutcome], statistic: Callable[[Agreement], Estimate]
 ) -> float:
-    """The mean of a statistic weighted by numbers of videos; NaN where one is undefined."""
-    values = [statistic(outcome.agreement).value for outcome in outcomes]
-    weights = [outcome.agreement.num_scored for outcome in outcomes]
-    return float(np.average(values, weights=weights)) if sum(weights) else math.nan
+    """The mean of a statistic weighted by numbers of videos, of the benchmarks where it is defined.
+
+    NaN where it is defined for none.
+    """
+    defined = [
+        (value, outcome.agreement.num_scored)
+        for outcome in outcomes
+        if math.isfinite(value := statistic(outcome.agreement).value)
+    ]
+    if not defined:
+        return math.nan
+    values, weights = np.array(defined).T
+    return float(np.average(values, weights=weights))
 
 
 def interval_span(outcomes: Sequence[BenchmarkOutcome]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import math
 import os
@@ -95,5 +96,6 @@ def write_page(page: str, path: Path) -> None:
         partial.write_text(page, encoding="utf-8", errors="replace")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ReportError(f"{path}: cannot write: {error.strerror}") from None
