@@ -219,7 +219,8 @@ def overall(
     defined = [
         (value, outcome.agreement.num_scored)
         for outcome in outcomes
-        if math.isfinite(value := statistic(outcome.agreement).value)
+        if outcome.agreement.num_scored
+        and math.isfinite(value := statistic(outcome.agreement).value)
     ]
     if not defined:
         return math.nan
