@@ -14,7 +14,8 @@ import pytest
 from vqathinker_jax import cli
 
 
-def test_it_serves_judges_and_cleans_up_on_sigterm(small_folder, tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_it_serves_judges_and_cleans_up_when_told_to_end(small_folder, tmp_path, ending):
     (tmp_path / "uploads").mkdir()
     command = [sys.executable, "-m", "vqathinker_jax.cli", "app", "--model", str(small_folder)]
     process = subprocess.Popen(
@@ -39,7 +40,7 @@ def test_it_serves_judges_and_cleans_up_on_sigterm(small_folder, tmp_path):
         line.request("GET", f"/jobs/{job_id}/events")
         assert "cannot be read as a video" in line.getresponse().read().decode()
         assert len(list((tmp_path / "uploads").iterdir())) == 1
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(ending)
         _, said = process.communicate(timeout=30)
     finally:
         process.kill()
@@ -70,7 +71,7 @@ def test_another_host_is_warned_of_and_a_taken_port_is_said(small_folder, capsys
     from vqathinker_jax.app.server import AppServer
 
     monkeypatch.setattr(AppServer, "serve_forever", lambda self: None)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
     try:
         model = ["app", "--model", str(small_folder)]
         assert cli.main([*model, "--host", "0.0.0.0", "--port", "0"]) == 0
@@ -81,4 +82,5 @@ def test_another_host_is_warned_of_and_a_taken_port_is_said(small_folder, capsys
         assert cli.main([*model, "--host", "192.0.2.1", "--port", "0"]) == 2
         assert "cannot listen at 192.0.2.1 port 0" in capsys.readouterr().err
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)

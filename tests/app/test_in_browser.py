@@ -108,6 +108,6 @@ def test_a_real_clip_and_a_model(browser, real_clips, small_model):
         assert "random weights" in browser.run("document.body.innerText")
         images = browser.run("document.querySelectorAll('#lane-A .seen img').length")
         assert images == small_model.video.num_images
-        assert "320 × 240 · mpeg4" in text_of(browser, "#lane-A .facts")
+        assert "mpeg4 · 25" in text_of(browser, "#lane-A .facts")
         assert list(server.uploads.folder.iterdir()) == []
     assert browser.complaints() == []

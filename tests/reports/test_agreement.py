@@ -32,9 +32,9 @@ def test_without_a_fit_places_in_the_order_count():
     outcome = outcome_of(rows_of([10, 20, 30, 40], [1, 2, 4, 3]), logistic=None)
     assert [miss.row.id for miss in worst_misses(outcome, 2)] == ["v2.mp4", "v3.mp4"]
     assert [one.title for one in figures(outcome, [])] == [
-        "Predictions and opinions",
-        "What the model said",
-        "What people said",
+        "Predictions and labels",
+        "The predictions",
+        "The labels",
     ]
 
 

@@ -21,6 +21,8 @@ from vqathinker_jax.cli.parsing import (
 )
 
 LOOPBACK = "127.0.0.1"
+END_SIGNALS = ("SIGTERM", "SIGHUP", "SIGBREAK")
+"""Ask the program to end; not every system has all of them. Uploads are deleted first."""
 
 
 def add(commands: Commands) -> None:
@@ -109,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
         uploads = Uploads(limits)
     except OSError as error:
         return fail(args, f"no folder for uploads can be made ({error.strerror})", SOME_FAILED)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in END_SIGNALS:
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], _interrupt)
     try:
         desk = Desk(functools.partial(model.stream, settings=settings), uploads, limits)
         try:

@@ -371,9 +371,9 @@ def write_report(
     """Writes the page and says so; raises ReportError where it cannot be written."""
     from vqathinker_jax.reports.folder import write_folder_report
 
-    write_folder_report(results, model.name, model.warning, Path(args.report))
     if not args.quiet:
-        print(f"{args.report}: the same to look at", file=sys.stderr)
+        print(f"writing {args.report}, with frames of the lowest scores", file=sys.stderr)
+    write_folder_report(results, model.name, model.warning, Path(args.report))
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:

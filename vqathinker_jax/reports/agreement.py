@@ -1,4 +1,4 @@
-"""The charts of one benchmark: how predictions and opinion scores lie together."""
+"""The charts of one benchmark: how predictions and labels lie together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Miss:
-    """A video on which model and people lie far apart."""
+    """A video whose prediction and label lie far apart."""
 
     row: BenchmarkRow
     expected: float | None
@@ -99,7 +99,7 @@ def figures(outcome: BenchmarkOutcome, misses: list[Miss]) -> list[Figure]:
     bins = np.linspace(1, 5, 33 if len(x) >= 200 else 17)
     found.append(
         Figure(
-            "What the model said",
+            "The predictions",
             histogram(inside, "predicted score", f"Histogram of predictions: {note}", bins),
             f"{_upper(note)}.",
             is_small=True,
@@ -108,9 +108,9 @@ def figures(outcome: BenchmarkOutcome, misses: list[Miss]) -> list[Figure]:
     note = f"mean {decimals(float(y.mean()))}, standard deviation {decimals(float(y.std()))}"
     found.append(
         Figure(
-            "What people said",
-            histogram(y, "opinion score", f"Histogram of opinion scores: {note}"),
-            f"{_upper(note)}; of the videos with a prediction, in the label’s own unit.",
+            "The labels",
+            histogram(y, "label", f"Histogram of labels: {note}"),
+            f"{_upper(note)}; of the videos with a prediction, in their own unit.",
             is_small=True,
         )
     )
@@ -125,9 +125,9 @@ def scatter(
     misses: list[Miss],
     drawn: str,
 ) -> Figure:
-    """Opinion scores over predictions, with the fitted curve."""
+    """Labels over predictions, with the fitted curve."""
     fit = outcome.agreement.logistic
-    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion score", y))
+    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("label", y))
     chart.dots(x, y, kept)
     legend = [("ramp", "how dense")]
     if fit is not None:
@@ -139,11 +139,11 @@ def scatter(
         legend.append(("ring", "shown below"))
     srcc, plcc = outcome.agreement.srcc.value, outcome.agreement.plcc_fitted.value
     said = (
-        f"Opinion score against predicted score of {len(x)} videos of {outcome.name}: "
+        f"Label against predicted score of {len(x)} videos of {outcome.name}: "
         f"SRCC {decimals(srcc, 3)}, PLCC after the logistic {decimals(plcc, 3)}"
     )
     note = f"{drawn}the colours count all." if drawn else f"{len(x):,} videos."
-    return Figure("Predictions and opinions", chart.svg(said), note, tuple(legend))
+    return Figure("Predictions and labels", chart.svg(said), note, tuple(legend))
 
 
 def residuals(
@@ -156,9 +156,7 @@ def residuals(
 ) -> Figure:
     """What the fitted curve leaves, over predictions."""
     left = y - logistic(x, outcome.agreement.logistic)
-    chart = Chart(
-        fit_axis("predicted score", x, LEAST_SPAN), fit_axis("opinion − fit", [*left, 0.0])
-    )
+    chart = Chart(fit_axis("predicted score", x, LEAST_SPAN), fit_axis("label − fit", [*left, 0.0]))
     chart.dots(x, left, kept)
     chart.curve([chart.x.low, chart.x.high], [0.0, 0.0])
     places = [m.row.label - m.expected for m in misses if m.expected is not None]
@@ -166,8 +164,8 @@ def residuals(
     rmse = outcome.agreement.rmse.value
     said = f"Residuals of {len(x)} videos of {outcome.name}: RMSE {decimals(rmse, 3)} label units"
     note = (
-        f"RMSE {decimals(rmse, 3)} in label units; above the line people were kinder than the "
-        "model expected."
+        f"RMSE {decimals(rmse, 3)} in label units; above the line the label is higher "
+        "than the fit expects."
     )
     return Figure("Residuals", chart.svg(said), note)
 

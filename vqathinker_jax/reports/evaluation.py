@@ -198,7 +198,8 @@ def tiles(outcomes: Sequence[BenchmarkOutcome]) -> list[Tile]:
     note = "all labels" if scored == labels else f"{labels - scored:,} of {labels:,} labels are not"
     found.append(Tile("Videos scored", f"{scored:,}", note))
     unparseable = sum(outcome.num_unparseable for outcome in outcomes)
-    if scored + unparseable:
+    is_asked = any(row.result is not None for outcome in outcomes for row in outcome.rows)
+    if is_asked and scored + unparseable:
         rate = 100 * scored / (scored + unparseable)
         found.append(Tile("Answers with a number", f"{_percent(rate)} %", "of all answers"))
     return found

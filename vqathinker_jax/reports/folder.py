@@ -19,7 +19,7 @@ from vqathinker_jax.reports.timeline_chart import moments, timeline_chart
 from vqathinker_jax.results import ScoreResult
 
 MOST_ROWS = 2000
-MOST_PICTURED = 120
+MOST_PICTURED = 60
 """Files whose frames are shown: those with the lowest scores."""
 MOST_FRAMES = 6
 LONGEST_REASON = 900
@@ -182,7 +182,8 @@ def video_facts(result: ScoreResult) -> str:
     if facts["fps"]:
         parts.append(f"{facts['fps']:.4g} fps")
         parts.append(f"{facts['num_frames'] / facts['fps']:.1f} s")
-    return " · ".join(map(printable, parts))
+    # A number and its unit stay on one line.
+    return " · ".join(printable(part).replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
 
 def other_statistics(result: ScoreResult) -> tuple[tuple[str, str], ...]:
