@@ -141,6 +141,18 @@ class Browser:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
+    def drop_file(self, selector: str, path: Path, *steps: str) -> None:
+        """Drags a file from outside over an element; the last step is `drop`, or `dragOver`."""
+        box = self.run(f"document.querySelector('{selector}').getBoundingClientRect().toJSON()")
+        for step in steps or ("dragEnter", "dragOver", "drop"):
+            self.call(
+                "Input.dispatchDragEvent",
+                type=step,
+                x=box["x"] + box["width"] / 2,
+                y=box["y"] + box["height"] / 2,
+                data={"items": [], "files": [str(path)], "dragOperationsMask": 1},
+            )
+
     def screenshot(self, path: Path, whole: bool = True) -> None:
         """A PNG of the page."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))

@@ -76,6 +76,22 @@ def test_reasons_appear_while_they_are_written(browser, tmp_path):
         assert text_of(browser, "#lane-A .reason") == REASONING
 
 
+def test_a_file_is_dropped_and_one_beside_the_lanes_is_not_opened(browser, tmp_path):
+    clip = write_clip(tmp_path / "dropped.mp4")
+    with serve(FakeJudge()) as server:
+        browser.show(1280)
+        browser.open(server.address)
+        browser.drop_file("#lane-B .drop", clip, "dragEnter", "dragOver")
+        browser.wait("document.querySelector('#lane-B').classList.contains('over')")
+        browser.drop_file("#lane-B .drop", clip, "drop")
+        browser.wait(STATE.format("B", "judged"))
+        assert text_of(browser, "#lane-B .file-name") == "dropped.mp4"
+        assert browser.run(STATE.format("A", "empty"))
+        browser.drop_file("footer", clip)
+        assert browser.run("location.href") == server.address
+    assert browser.complaints() == []
+
+
 def test_wrong_files_and_stopping_are_said(browser, tmp_path):
     broken, notes = tmp_path / "broken.mp4", tmp_path / "notes.txt"
     broken.write_bytes(b"no video " * 100)

@@ -150,7 +150,11 @@
 
     listen() {
       const source = this.source = new EventSource(`jobs/${this.id}/events`);
-      const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
+      let misses = 0;
+      const on = (name, act) => source.addEventListener(name, (event) => {
+        misses = 0;
+        act(JSON.parse(event.data));
+      });
       this.root.dataset.state = "waiting";
       on("queue", ({ ahead }) => this.status(ahead ? `Waiting: ${ahead} video${ahead > 1 ? "s" : ""} before this one` : "Next in line"));
       on("started", () => this.begin());
@@ -159,7 +163,8 @@
       on("result", (facts) => { this.end(); this.verdict(facts); });
       on("failed", ({ reason }) => this.fail(reason));
       source.onerror = () => {
-        if (source.readyState === EventSource.CLOSED) this.fail("The connection was lost. Is vqathinker app still running?");
+        misses += 1;
+        if (source.readyState === EventSource.CLOSED || misses > 3) this.fail("The connection was lost. Is vqathinker app still running?");
       };
     }
 

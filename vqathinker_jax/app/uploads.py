@@ -126,7 +126,7 @@ def shown_bytes(count: int) -> str:
     """A size as a person reads it.
 
     >>> shown_bytes(512 * 2**20), shown_bytes(1500)
-    ('512 MiB', '1.5 KiB')
+    ('512 MiB', '1.46 KiB')
     """
     value, unit = float(count), "bytes"
     for larger in ("KiB", "MiB", "GiB"):
