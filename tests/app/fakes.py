@@ -27,11 +27,17 @@ class FakeJudge:
     Args:
       scores: of the samples, the same for every file.
       pause: seconds between words.
-      gate: waited for before the first word, where one is given.
+      gate: waited for after `num_before` words, where one is given.
     """
 
-    def __init__(self, scores=(3.5, 4.0, 3.0), pause=0.0, gate: threading.Event | None = None):
-        self.scores, self.pause, self.gate = scores, pause, gate
+    def __init__(
+        self,
+        scores=(3.5, 4.0, 3.0),
+        pause: float = 0.0,
+        gate: threading.Event | None = None,
+        num_before: int = 0,
+    ):
+        self.scores, self.pause, self.gate, self.num_before = scores, pause, gate, num_before
         self.paths: list[str] = []
 
     def __call__(self, path: str) -> Iterator[StreamEvent]:
@@ -44,10 +50,10 @@ class FakeJudge:
             yield StreamEvent("result", result=result)
             return
         yield StreamEvent("frames", images=clip.frames)
-        if self.gate is not None:
-            self.gate.wait(30)
         text = "<think>"
-        for word in REASONING.split():
+        for place, word in enumerate(REASONING.split()):
+            if self.gate is not None and place == self.num_before:
+                self.gate.wait(30)
             text += word + " "
             time.sleep(self.pause)
             yield StreamEvent("text", text=text)

@@ -1,5 +1,8 @@
 """The page in a real browser: a person drops videos and watches."""
 
+import threading
+import time
+
 import pytest
 
 from tests.app.fakes import REASONING, WARNING, FakeJudge, serve
@@ -60,18 +63,19 @@ def test_two_videos_side_by_side(browser, tmp_path, width, is_dark):
 
 
 def test_reasons_appear_while_they_are_written(browser, tmp_path):
-    with serve(FakeJudge(pause=0.15)) as server:
+    gate = threading.Event()
+    with serve(FakeJudge(gate=gate, num_before=4)) as server:
         browser.show(1280)
         browser.open(server.address)
         browser.choose_file("#file-A", write_clip(tmp_path / "a.mp4"))
-        browser.wait("document.querySelector('#lane-A .reason').textContent.startsWith('The')")
-        written = text_of(browser, "#lane-A .reason")
-        assert browser.run(STATE.format("A", "running")) and len(written) < len(REASONING)
+        browser.wait("document.querySelector('#lane-A .reason').textContent.endsWith('sharp')")
+        assert browser.run(STATE.format("A", "running"))
         assert "writing" in text_of(browser, "#lane-A .status")
         assert "1 being judged" in browser.wait(
             "document.getElementById('queue').innerText.includes('1 being') && "
             "document.getElementById('queue').innerText"
         )
+        gate.set()
         browser.wait(STATE.format("A", "judged"))
         assert text_of(browser, "#lane-A .reason") == REASONING
 
@@ -96,7 +100,8 @@ def test_wrong_files_and_stopping_are_said(browser, tmp_path):
     broken, notes = tmp_path / "broken.mp4", tmp_path / "notes.txt"
     broken.write_bytes(b"no video " * 100)
     notes.write_text("hello")
-    with serve(FakeJudge(pause=0.2)) as server:
+    gate = threading.Event()
+    with serve(FakeJudge(gate=gate)) as server:
         browser.show(1280)
         browser.open(server.address)
         browser.choose_file("#file-A", notes)
@@ -107,6 +112,10 @@ def test_wrong_files_and_stopping_are_said(browser, tmp_path):
         browser.choose_file("#file-B", write_clip(tmp_path / "a.mp4"))
         browser.wait(STATE.format("B", "running"))
         browser.run("document.querySelector('#lane-B .stop').click()")
+        browser.wait("document.querySelector('#lane-B .status').innerText.startsWith('Stopping')")
+        while not any(job.is_cancelled for job in server.desk._jobs.values()):
+            time.sleep(0.01)
+        gate.set()
         browser.wait(STATE.format("B", "failed"))
         assert text_of(browser, "#lane-B .failure") == "Stopped."
         assert list(server.uploads.folder.iterdir()) == []

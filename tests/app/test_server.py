@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,7 @@ def test_the_queue_is_seen_bounded_and_stopped(clip):
         client = Client(server)
         first = json.loads(client.upload(clip)[1])["id"]
         while server.desk.counts()["running"] == 0:
-            pass
+            time.sleep(0.01)
         second = json.loads(client.upload(clip)[1])["id"]
         assert json.loads(client.ask("GET", "/queue")[1]) == {"running": 1, "waiting": 1}
         status, body, _ = client.upload(clip)
@@ -217,7 +218,7 @@ def test_nothing_is_left_when_the_page_is_closed_in_the_middle(clip):
         client = Client(server)
         client.upload(clip)
         while server.desk.counts()["running"] == 0:
-            pass
+            time.sleep(0.01)
         client.upload(clip)
         folder = server.uploads.folder
         assert len(client.left()) == 2

@@ -20,6 +20,7 @@ from tests.reports.records import (
 from vqathinker_jax.evaluation.outcome import Agreement, BenchmarkRow, Estimate
 from vqathinker_jax.reports.evaluation import (
     MOST_UNSCORED,
+    flat_settings,
     interval,
     overall,
     render_evaluation,
@@ -105,6 +106,14 @@ def test_domains_are_weighted_by_their_videos():
     custom = [dataclasses.replace(one, domain="custom") for one in (small, large)]
     assert "SRCC, custom" not in {tile.title for tile in tiles(custom)}
     assert math.isnan(overall([], lambda one: one.srcc))
+
+
+def test_settings_inside_others_get_dotted_names():
+    settings = {"a": {"b": {"c": True}, "d": None}, "e": (1, 2)}
+    assert flat_settings(settings) == [("a.b.c", "yes"), ("a.d", "–"), ("e", "(1, 2)")]
+    evaluation = dataclasses.replace(evaluation_of(), settings={"versions": {EVIL: EVIL}})
+    read = Reader(render_evaluation(evaluation))
+    assert "script" not in read.tags and "versions.</p>" in read.text
 
 
 def test_a_rate_is_never_rounded_up_to_all():

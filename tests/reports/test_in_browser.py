@@ -90,7 +90,7 @@ def test_it_prints_on_paper_in_light_colours(browser, pages, name):
     browser.open((pages / name).as_uri())
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert browser.run(CONTRAST) == []
-    browser.show(1280)
+    browser.show(1280, dark=True)
     assert browser.pdf().startswith(b"%PDF")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,10 +105,7 @@ def render_evaluation(evaluation: Evaluation) -> str:
         warning=None if evaluation.warning is None else printable(evaluation.warning),
         parts=parts,
         tiles=tiles(evaluation.outcomes),
-        settings=[
-            (printable(str(key)), shown_setting(value))
-            for key, value in evaluation.settings.items()
-        ],
+        settings=flat_settings(evaluation.settings),
         span=interval_span(evaluation.outcomes),
         interval=interval,
     )
@@ -255,6 +252,22 @@ def interval(estimate: Estimate, span: tuple[float, float]) -> tuple[float, floa
 
     left, right = place(estimate.low), place(estimate.high)
     return left, round(right - left, 2), place(estimate.value)
+
+
+def flat_settings(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """Settings as lines of a table; those inside others get dotted names.
+
+    >>> flat_settings({"seed": 0, "versions": {"jax": "0.10.2"}})
+    [('seed', '0'), ('versions.jax', '0.10.2')]
+    """
+    lines = []
+    for key, value in settings.items():
+        name = f"{prefix}{printable(str(key))}"
+        if isinstance(value, Mapping):
+            lines += flat_settings(value, f"{name}.")
+        else:
+            lines.append((name, shown_setting(value)))
+    return lines
 
 
 def shown_setting(value: object) -> str:
