@@ -27,18 +27,22 @@ weights.streaming weights.convert weights.load weights.initial weights.small_tok
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
 aggregate results timeline terminal timeline_plot
+reports.page reports.pictures reports.charts
 rl.recorded_run rl.curves rl.figures rl.report
 inference
 rl.rollout rl.trainable rl.update
 config
 soft_score score_settings asking scoring
+evaluation.outcome
+reports.timeline_chart reports.agreement reports.evaluation reports.folder
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
+app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
-cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
+cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth cli.app
 cli.command_line cli.__main__
 """
 

@@ -159,8 +159,9 @@ def test_what_is_no_run_is_one_line(tmp_path, capsys):
         assert said in printed.err and len(printed.err.splitlines()) == 1
         assert printed.out == ""
     run = write_run(tmp_path / "run", steps=1)
-    assert cli.main(["report", str(run), "--output", str(tmp_path / "no" / "r.html")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    inside_a_file = tmp_path / "bad" / "config.yaml" / "r.html"
+    assert cli.main(["report", str(run), "--output", str(inside_a_file)]) == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_every_figure_follows_the_page_into_the_dark(tmp_path):

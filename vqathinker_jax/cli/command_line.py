@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vqathinker_jax.cli import calibrate, convert, demo, make_tiny, report, score, synth, train
+from vqathinker_jax.cli import app, calibrate, convert, demo, make_tiny, report, score, synth, train
 from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Parser, did_you_mean
 
-COMMANDS = (score, calibrate, demo, train, report, convert, make_tiny, synth)
+COMMANDS = (score, app, calibrate, demo, train, report, convert, make_tiny, synth)
 """In the order of the help."""
 
 DESCRIPTION = """\
@@ -25,6 +25,7 @@ Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a visio
                                              also every 5 seconds, worst moments named
   vqathinker calibrate --model M --labels mine.csv
                                              a map from its scores to your own
+  vqathinker app --model M                   a local page: drop a video, watch it being judged
   vqathinker train CONFIG.yaml --output-dir RUN
                                              GRPO or SFT; run the same line again to resume
   vqathinker report RUN                      the curves of a run as one HTML file

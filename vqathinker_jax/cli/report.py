@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit code."""
+    from vqathinker_jax.reports.page import ReportError
     from vqathinker_jax.rl.recorded_run import NoRunError
     from vqathinker_jax.rl.report import write_report
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else folder / "report.html"
     try:
         write_report(folder, output)
-    except (NoRunError, OSError) as error:
+    except (NoRunError, ReportError, OSError) as error:
         return fail(args, error, SOME_FAILED)
     print(output)
     return OK

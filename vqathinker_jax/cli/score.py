@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqathinker_jax.cli.parsing import (
@@ -70,6 +71,11 @@ def add(commands: Commands) -> None:
         "--timeline-plot",
         metavar="FILE",
         help="draw the scores over time into FILE (.png or .svg); needs --segment",
+    )
+    output.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="write one page to look at: a table that can be sorted, frames, reasons, timelines",
     )
     output.add_argument("--json", action="store_true", help="JSON lines on stdout")
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -205,6 +211,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--timeline-plot needs --segment SECONDS")
 
     from vqathinker_jax.api import from_pretrained, video_spec
+    from vqathinker_jax.reports.page import ReportError, check_writable
     from vqathinker_jax.timeline_plot import PlotError, check_plot
 
     settings = read_settings(args, args.segment)
@@ -212,6 +219,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             check_plot(args.timeline_plot, len(paths))
         except PlotError as error:
+            args.parser.error(str(error))
+    if args.report:
+        try:
+            check_writable(Path(args.report))
+        except ReportError as error:
             args.parser.error(str(error))
     changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     try:
@@ -289,6 +301,7 @@ def score_all(
 
     `earlier` are the rows of files that were scored before; a plot shows them too.
     """
+    from vqathinker_jax.reports.page import ReportError
     from vqathinker_jax.results import ResultFileError
     from vqathinker_jax.terminal import print_results
     from vqathinker_jax.timeline_plot import PlotError
@@ -299,7 +312,9 @@ def score_all(
             print_results(results)
         if args.timeline_plot:
             draw_timelines(args, [*earlier, *results])
-    except (ResultFileError, PlotError) as error:
+        if args.report:
+            write_report(args, model, [*earlier, *results])
+    except (ResultFileError, PlotError, ReportError) as error:
         return fail(args, error, SOME_FAILED)
     if not args.quiet:
         print(summary(results, args.output), file=sys.stderr)
@@ -358,6 +373,17 @@ def draw_timelines(args: argparse.Namespace, results: list[ScoreResult]) -> None
         print(f"no timeline to draw, so {args.timeline_plot} was not written", file=sys.stderr)
     elif not args.quiet:
         print(f"{args.timeline_plot}: timelines of {count} videos", file=sys.stderr)
+
+
+def write_report(
+    args: argparse.Namespace, model: VideoQualityModel, results: list[ScoreResult]
+) -> None:
+    """Writes the page and says so; raises ReportError where it cannot be written."""
+    from vqathinker_jax.reports.folder import write_folder_report
+
+    if not args.quiet:
+        print(f"writing {args.report}, with frames of the lowest scores", file=sys.stderr)
+    write_folder_report(results, model.name, model.warning, Path(args.report))
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:

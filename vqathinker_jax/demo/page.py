@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -21,6 +18,8 @@ from vqathinker_jax.demo.outcome import (
     reason,
     shown,
 )
+from vqathinker_jax.reports.page import environment
+from vqathinker_jax.reports.pictures import jpeg_uri
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.synthetic.encoding import read_video
 
@@ -71,17 +70,11 @@ def render_page(demo: Demo, folder: Path) -> str:
     Raises:
       OSError: a clip cannot be read.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vqathinker_jax.demo", package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     cards = [make_card(row, folder) for row in demo.rows]
     # Python's sort is stable: equal scores stay in the order in which the clips were made.
     ranked = sorted(zip(cards, demo.rows, strict=True), key=lambda pair: -pair[1].clip.pseudo_score)
-    return environment.get_template("page.html").render(
+    template = environment("vqathinker_jax.demo", "").get_template("page.html")
+    return template.render(
         demo=demo,
         model_name=printable(demo.model_name),
         warning=None if demo.warning is None else printable(demo.warning),
@@ -155,9 +148,7 @@ def data_uri(frame: np.ndarray, quality: int, width: int | None = None) -> str:
     image = Image.fromarray(frame)
     if width is not None:
         image = image.resize((width, max(1, round(image.height * width / image.width))))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return jpeg_uri(image, quality)
 
 
 def plot_points(values: tuple[float, ...]) -> list[list[float]]:

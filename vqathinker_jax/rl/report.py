@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from vqathinker_jax.reports.page import environment, write_page
 from vqathinker_jax.rl.curves import (
     ALL_OF_STEPS,
     POLICY,
@@ -68,12 +68,10 @@ def write_report(run_dir: Path, output: Path) -> None:
 
     Raises:
       NoRunError: there is no run in the folder.
-      OSError: something cannot be read or written.
+      OSError: something cannot be read.
+      ReportError: the page cannot be written.
     """
-    html = render_report(run_dir)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(html, encoding="utf-8", errors="replace")
-    partial.replace(output)
+    write_page(render_report(run_dir), output)
 
 
 def render_report(run_dir: Path) -> str:
@@ -84,16 +82,10 @@ def render_report(run_dir: Path) -> str:
       OSError: something cannot be read.
     """
     runs = read_stages(run_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vqathinker_jax.rl", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
+    templates = environment("vqathinker_jax.rl")
+    templates.filters["number"] = number
     stages = [describe_stage(run, i, len(runs)) for i, run in enumerate(runs)]
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         name=run_dir.resolve().name, stages=stages, columns=REWARD_COLUMNS
     )
 

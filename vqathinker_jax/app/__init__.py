@@ -1,0 +1,1 @@
+"""A local page: drop a video, watch it being judged."""
