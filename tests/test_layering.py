@@ -32,6 +32,7 @@ inference
 rl.rollout rl.trainable rl.update
 config
 scoring
+evaluation.outcome
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
