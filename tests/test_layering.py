@@ -32,14 +32,16 @@ inference
 rl.rollout rl.trainable rl.update
 config
 scoring
-evaluation.outcome
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
+evaluation.outcome evaluation.benchmarks evaluation.predictions evaluation.statistics
+evaluation.judged evaluation.tables evaluation.folder
+evaluation.shards evaluation.scored evaluation.provenance
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
-cli.score cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
+cli.score cli.evaluate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth
 cli.command_line cli.__main__
 """
 

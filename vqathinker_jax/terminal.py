@@ -56,6 +56,13 @@ class Progress:
     def __exit__(self, *_) -> None:
         self.bar.stop()
 
+    def skip(self, count: int) -> None:
+        """Counts files that were finished earlier."""
+        self.count += count
+        self.bar.update(self.task, advance=count)
+        if self.is_plain and count:
+            print(f"{count} of {self.total} already there", file=sys.stderr, flush=True)
+
     def advance(self, result: ScoreResult) -> None:
         """Counts one finished file and says what became of it."""
         self.count += 1

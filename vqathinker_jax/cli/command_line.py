@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vqathinker_jax.cli import convert, demo, make_tiny, report, score, synth, train
+from vqathinker_jax.cli import convert, demo, evaluate, make_tiny, report, score, synth, train
 from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Parser, did_you_mean
 
-COMMANDS = (score, demo, train, report, convert, make_tiny, synth)
+COMMANDS = (score, evaluate, demo, train, report, convert, make_tiny, synth)
 """In the order of the help."""
 
 DESCRIPTION = """\
@@ -21,6 +21,8 @@ Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a visio
   vqathinker demo --model M                  makes damaged clips, scores them, writes one page
   vqathinker score clips/ --model M --output scores.jsonl
                                              a folder; run the same line again to resume
+  vqathinker evaluate --model M --benchmark NAME=LABELS.json:VIDEO_ROOT --out DIR
+                                             agreement with people's scores
   vqathinker train CONFIG.yaml --output-dir RUN
                                              GRPO or SFT; run the same line again to resume
   vqathinker report RUN                      the curves of a run as one HTML file
