@@ -37,8 +37,10 @@ rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
 evaluation.outcome evaluation.benchmarks evaluation.predictions evaluation.statistics
-evaluation.judged evaluation.tables evaluation.folder
-evaluation.shards evaluation.scored evaluation.provenance
+evaluation.judged evaluation.tables
+evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
+evaluation.understanding evaluation.folder
+evaluation.shards evaluation.scored evaluation.asked evaluation.provenance
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
 cli.score cli.evaluate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from vqathinker_jax.cli.parsing import (
     WRONG_USAGE,
     Commands,
     add_command,
+    at_least_one,
     fail,
     whole_number,
 )
@@ -27,9 +30,14 @@ from vqathinker_jax.cli.score import (
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel
     from vqathinker_jax.evaluation.benchmarks import Benchmark
+    from vqathinker_jax.evaluation.finevd import AttributionLabel
+    from vqathinker_jax.evaluation.judge import JudgeConfig
     from vqathinker_jax.evaluation.outcome import Evaluation
+    from vqathinker_jax.evaluation.questions import Question
     from vqathinker_jax.evaluation.shards import Shard
     from vqathinker_jax.evaluation.statistics import BootstrapConfig
+    from vqathinker_jax.evaluation.understanding import Understanding
+    from vqathinker_jax.results import ScoreResult
     from vqathinker_jax.scoring import ScoreSettings
 
 
@@ -74,6 +82,23 @@ def add(commands: Commands) -> None:
         "repeatable",
     )
     command.add_argument(
+        "--understanding",
+        action="append",
+        default=[],
+        metavar="NAME=LABELS:VIDEO_ROOT",
+        help="does the reasoning name the distortions that people saw? LABELS: FineVD's yes/no "
+        "JSON lines (a file, or a folder of them), or a table video,color,noise,artifact,blur,"
+        "temporal; repeatable",
+    )
+    command.add_argument(
+        "--questions",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.json:VIDEO_ROOT",
+        help="multiple choice, as in Q-Bench-Video: a list of objects with video, question, "
+        "options, answer and group (global, referring); repeatable",
+    )
+    command.add_argument(
         "--skip-bad-labels",
         action="store_true",
         help="leave out label rows that cannot be used, and say which (default: refuse the file)",
@@ -94,6 +119,22 @@ def add(commands: Commands) -> None:
     judging.add_argument(
         "--bootstrap-seed", type=whole_number, default=0, metavar="N", help="default 0"
     )
+    endpoint = command.add_argument_group(
+        "language model as the judge of --understanding (default: keywords, offline)"
+    )
+    endpoint.add_argument(
+        "--judge-url",
+        metavar="URL",
+        help="OpenAI-compatible endpoint, as https://host/v1; the reasoning texts are sent there. "
+        "Its key, where it wants one, is read from VQATHINKER_JUDGE_KEY",
+    )
+    endpoint.add_argument("--judge-model", metavar="NAME", help="which of its models")
+    endpoint.add_argument(
+        "--judge-timeout", type=float, default=60.0, metavar="SECONDS", help="default 60"
+    )
+    endpoint.add_argument(
+        "--judge-attempts", type=at_least_one, default=3, metavar="N", help="per text (default 3)"
+    )
     add_asking(command.add_argument_group("asking"))
     add_seeing(command.add_argument_group("seeing"))
     running = command.add_argument_group("running")
@@ -101,18 +142,22 @@ def add(commands: Commands) -> None:
     running.add_argument(
         "--distributed",
         action="store_true",
-        help="several processes evaluate together, one a host, each its share of the videos: run "
-        "the same line on all (found by jax.distributed; process 0 writes the summary)",
+        help="several processes, one a host or a device, each score their share of the videos: "
+        "run the same line in all of them; process 0 writes the summary",
     )
+    running.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="of process 0, with --processes and --process (default: found by JAX on TPU pods and "
+        "under Slurm, Open MPI and Kubernetes)",
+    )
+    running.add_argument("--processes", type=at_least_one, metavar="N", help="how many there are")
+    running.add_argument("--process", type=whole_number, metavar="I", help="this one, from 0")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit code."""
-    if not args.benchmark and not args.predictions:
-        args.parser.error("name at least one --benchmark NAME=LABELS:VIDEO_ROOT")
-    if args.predictions and args.model:
-        args.parser.error("--predictions needs no --model; name one of them")
-
+    check_options(args)
     from vqathinker_jax.evaluation.benchmarks import (
         BenchmarkError,
         load_benchmark,
@@ -128,15 +173,88 @@ def run(args: argparse.Namespace) -> int:
     try:
         sources = [parse_source(text, not args.predictions) for text in args.benchmark]
         benchmarks = [load_benchmark(source, on_bad) for source in sources]
-        names = [benchmark.name.lower() for benchmark in benchmarks]
+        tasks = read_tasks(args)
+        names = [one.name.lower() for one in (*benchmarks, *tasks.attributions, *tasks.questions)]
         for name in names:
             if names.count(name) > 1:
-                raise BenchmarkError(f"benchmark {name} was named twice")
+                raise BenchmarkError(f"{name} was named twice")
         if args.predictions:
             return finish(args, judge_files(args, benchmarks, bootstrap))
     except BenchmarkError as error:
         return fail(args, error, WRONG_USAGE)
-    return evaluate_model(args, benchmarks, bootstrap)
+    return evaluate_model(args, benchmarks, tasks, bootstrap)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Ends the program where options do not go together."""
+    error = args.parser.error
+    tasks = [*args.understanding, *args.questions]
+    if not (args.benchmark or args.predictions or tasks):
+        error("name at least one --benchmark NAME=LABELS:VIDEO_ROOT")
+    if args.predictions and (args.model or tasks):
+        error("--predictions needs no model: leave out --model, --understanding and --questions")
+    if args.judge_model and not args.judge_url:
+        error("--judge-model needs --judge-url")
+    if args.judge_url and not args.understanding:
+        error("--judge-url judges --understanding, which is not named")
+    placed = (args.coordinator, args.processes, args.process)
+    if any(one is not None for one in placed):
+        if not args.distributed or any(one is None for one in placed):
+            error("--coordinator, --processes and --process go together, with --distributed")
+        if args.process >= args.processes:
+            error(f"--process must be below --processes {args.processes}, got {args.process}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Labels of attribution, or questions, that were read."""
+
+    name: str
+    items: tuple[AttributionLabel, ...] | tuple[Question, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """What is to be understood."""
+
+    attributions: tuple[Task, ...]
+    questions: tuple[Task, ...]
+    judge: JudgeConfig | None
+
+
+def read_tasks(args: argparse.Namespace) -> Tasks:
+    """Reads what the options name.
+
+    Raises:
+      BenchmarkError: something cannot be used as it is.
+    """
+    from vqathinker_jax.evaluation.benchmarks import BenchmarkError, parse_source
+    from vqathinker_jax.evaluation.finevd import read_attribution_labels
+    from vqathinker_jax.evaluation.judge import JudgeConfig
+    from vqathinker_jax.evaluation.questions import read_questions
+
+    def read(texts: list[str], reader: Callable[[Path, Path], tuple]) -> tuple[Task, ...]:
+        tasks = []
+        for text in texts:
+            source = parse_source(text)
+            if not source.root.is_dir():
+                raise BenchmarkError(f"{source.name}: video root {source.root} is no folder")
+            tasks.append(Task(source.name, reader(source.labels, source.root)))
+        return tuple(tasks)
+
+    judge = None
+    if args.judge_url:
+        try:
+            judge = JudgeConfig(
+                args.judge_url, args.judge_model or "", args.judge_timeout, args.judge_attempts
+            )
+        except ValueError as error:
+            raise BenchmarkError(str(error)) from None
+    return Tasks(
+        read(args.understanding, read_attribution_labels),
+        read(args.questions, read_questions),
+        judge,
+    )
 
 
 def judge_files(
@@ -169,16 +287,18 @@ def judge_files(
 
 
 def evaluate_model(
-    args: argparse.Namespace, benchmarks: list[Benchmark], bootstrap: BootstrapConfig
+    args: argparse.Namespace,
+    benchmarks: list[Benchmark],
+    tasks: Tasks,
+    bootstrap: BootstrapConfig,
 ) -> int:
     """Scores and judges; returns the exit code."""
     if args.distributed:
         import jax
 
-        jax.distributed.initialize()
+        jax.distributed.initialize(args.coordinator, args.processes, args.process)
     from vqathinker_jax.api import from_pretrained, video_spec
     from vqathinker_jax.evaluation.shards import this_process
-    from vqathinker_jax.results import ResultFileError
 
     settings = read_settings(args)
     changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
@@ -193,9 +313,10 @@ def evaluate_model(
         print(f"note: {model.warning}", file=sys.stderr)
     try:
         evaluation = score_benchmarks(args, model, settings, benchmarks, bootstrap, shard)
-    except ResultFileError as error:
+        understanding = understand(args, model, settings, tasks, shard)
+    except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)
-    return finish(args, evaluation) if shard.is_first else OK
+    return finish(args, evaluation, understanding) if shard.is_first else OK
 
 
 def score_benchmarks(
@@ -210,27 +331,11 @@ def score_benchmarks(
     from vqathinker_jax.evaluation.judged import judge_results
     from vqathinker_jax.evaluation.outcome import Evaluation
     from vqathinker_jax.evaluation.provenance import settings_of_asking
-    from vqathinker_jax.evaluation.scored import score_videos
-    from vqathinker_jax.terminal import Progress
 
     outcomes = []
     for benchmark in benchmarks:
         paths = [video.path for video in benchmark.videos]
-        missing = [path for path in paths if not Path(path).is_file()]
-        if not args.quiet and shard.is_first:
-            said = f"{benchmark.name}: {len(paths)} videos"
-            print(said + (f", {len(missing)} missing" if missing else ""), file=sys.stderr)
-        share = len(shard.share(range(len(paths) - len(missing))))
-        with Progress(total=share, is_quiet=args.quiet) as progress:
-            results = score_videos(
-                model,
-                settings,
-                paths,
-                Path(args.out) / f"{benchmark.name}.jsonl",
-                shard,
-                progress.advance,
-                progress.skip,
-            )
+        results = score_named(args, model, settings, benchmark.name, paths, shard)
         outcomes.append(judge_results(benchmark, results, bootstrap))
     return Evaluation(
         model=model.name,
@@ -241,19 +346,109 @@ def score_benchmarks(
     )
 
 
-def finish(args: argparse.Namespace, evaluation: Evaluation) -> int:
+def score_named(
+    args: argparse.Namespace,
+    model: VideoQualityModel,
+    settings: ScoreSettings,
+    name: str,
+    paths: list[str],
+    shard: Shard,
+) -> dict[str, ScoreResult]:
+    """Scores the videos of one benchmark into DIR/NAME.jsonl, with progress on stderr."""
+    from vqathinker_jax.evaluation.scored import score_videos
+    from vqathinker_jax.terminal import Progress
+
+    missing = [path for path in paths if not Path(path).is_file()]
+    if not args.quiet and shard.is_first:
+        said = f"{name}: {len(paths)} videos"
+        print(said + (f", {len(missing)} missing" if missing else ""), file=sys.stderr)
+    share = len(shard.share(range(len(paths) - len(missing))))
+    with Progress(total=share, is_quiet=args.quiet) as progress:
+        return score_videos(
+            model,
+            settings,
+            paths,
+            Path(args.out) / f"{name}.jsonl",
+            shard,
+            progress.advance,
+            progress.skip,
+        )
+
+
+def understand(
+    args: argparse.Namespace,
+    model: VideoQualityModel,
+    settings: ScoreSettings,
+    tasks: Tasks,
+    shard: Shard,
+) -> Understanding:
+    """Attribution and questions; process 0 judges."""
+    from vqathinker_jax.evaluation.asked import ask_questions
+    from vqathinker_jax.evaluation.distortions import attribute
+    from vqathinker_jax.evaluation.finevd import judge_attribution
+    from vqathinker_jax.evaluation.judge import LanguageJudge
+    from vqathinker_jax.evaluation.questions import QuestionsOutcome
+    from vqathinker_jax.evaluation.understanding import Understanding
+    from vqathinker_jax.terminal import Counter
+
+    def by_keywords(text: str, _: str) -> tuple[str, ...]:
+        return attribute(text).named
+
+    out = Path(args.out)
+    attributions, questions = [], []
+    for task in tasks.attributions:
+        paths = [label.path for label in task.items]
+        results = score_named(args, model, settings, task.name, paths, shard)
+        if not shard.is_first:
+            continue
+        named, by = by_keywords, "keywords"
+        if tasks.judge:
+            named = LanguageJudge(tasks.judge, out / f"{task.name}.judge.jsonl").named
+            by = f"{tasks.judge.model} at {tasks.judge.url}"
+        attributions.append(judge_attribution(task.name, task.items, results, by, named))
+    for task in tasks.questions:
+        total = len(shard.share(task.items))
+        with Counter("questions", total, args.quiet) as counter:
+            answers = ask_questions(
+                model,
+                settings,
+                task.items,
+                out / f"{task.name}.jsonl",
+                shard,
+                lambda done, counter=counter, total=total: counter.show(done, total),
+            )
+        questions.append(QuestionsOutcome(task.name, answers))
+    return Understanding(tuple(attributions), tuple(questions))
+
+
+def finish(
+    args: argparse.Namespace, evaluation: Evaluation, understanding: Understanding | None = None
+) -> int:
     """Writes the files and says what was found; returns the exit code."""
     import json
 
     from vqathinker_jax.evaluation.folder import write_evaluation
     from vqathinker_jax.evaluation.tables import as_json, text_summary
+    from vqathinker_jax.evaluation.understanding import (
+        Understanding,
+        json_understanding,
+        text_understanding,
+    )
 
+    understanding = understanding or Understanding()
     try:
-        write_evaluation(evaluation, Path(args.out))
+        write_evaluation(evaluation, Path(args.out), understanding)
     except OSError as error:
         return fail(args, f"{args.out}: cannot be written to ({error.strerror})", SOME_FAILED)
-    print(json.dumps(as_json(evaluation)) if args.json else text_summary(evaluation))
+    if args.json:
+        print(
+            json.dumps({**as_json(evaluation), "understanding": json_understanding(understanding)})
+        )
+    else:
+        print(text_summary(evaluation))
+        if not understanding.is_empty:
+            print("\n" + text_understanding(understanding))
     if not args.quiet:
         print(f"written to {args.out}", file=sys.stderr)
     lost = sum(one.num_missing + one.num_failed for one in evaluation.outcomes)
-    return SOME_FAILED if lost else OK
+    return SOME_FAILED if lost + understanding.num_lost else OK

@@ -10,14 +10,20 @@ from pathlib import Path
 
 from vqathinker_jax.evaluation.outcome import BenchmarkOutcome, Evaluation
 from vqathinker_jax.evaluation.tables import as_json, markdown_summary
+from vqathinker_jax.evaluation.understanding import (
+    Understanding,
+    json_understanding,
+    markdown_understanding,
+)
 
 CSV_HEADER = ("filename", "pred_score", "gt_score")
 """As the published script writes it. The published script gives an unreadable answer a 3.00; here
 its cell is empty."""
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Writes NAME.csv for every benchmark, missing.txt, summary.json and summary.md.
+def write_evaluation(evaluation: Evaluation, folder: Path, understanding: Understanding) -> None:
+    """Writes NAME.csv for every benchmark, missing.txt, summary.json, summary.md and, where
+    something was to be understood, understanding.json.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -34,7 +40,12 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     replace_file(folder / "missing.txt", "".join(missing))
     text = json.dumps(as_json(evaluation), indent=1, allow_nan=False)
     replace_file(folder / "summary.json", text + "\n")
-    replace_file(folder / "summary.md", markdown_summary(evaluation))
+    summary = markdown_summary(evaluation)
+    if not understanding.is_empty:
+        summary += "\n" + markdown_understanding(understanding)
+        text = json.dumps(json_understanding(understanding), indent=1, allow_nan=False)
+        replace_file(folder / "understanding.json", text + "\n")
+    replace_file(folder / "summary.md", summary)
 
 
 def csv_text(outcome: BenchmarkOutcome) -> str:
