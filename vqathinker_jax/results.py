@@ -33,6 +33,8 @@ class ScoreResult:
     """The text inside `<think>` of `response`; None where the response has no such block."""
     response: str | None = None
     """The raw answer; with several samples, the one whose score is nearest to the mean."""
+    distortions: tuple[str, ...] | None = None
+    """Distortions that the reasoning names, where they were asked for; None where they were not."""
     error: str | None = None
     """One line that says why there is no answer."""
     warnings: tuple[str, ...] = ()
@@ -66,7 +68,7 @@ class ScoreResult:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(ScoreResult))
-STRUCTURED_FIELDS = ("warnings", "scores", "responses", "frames", "video")
+STRUCTURED_FIELDS = ("distortions", "warnings", "scores", "responses", "frames", "video")
 """Written as JSON inside their CSV cell."""
 
 
@@ -236,6 +238,8 @@ def result_from_json(line: str) -> ScoreResult:
             if not isinstance(row[name], list):
                 raise ValueError(f"its {name} is not a list")
             row[name] = tuple(row[name])
+    if row.get("distortions") is not None:
+        row["distortions"] = tuple(row["distortions"])
     return ScoreResult(**row)
 
 
@@ -247,6 +251,8 @@ def _result_from_cells(cells: list[str]) -> ScoreResult:
         row[name] = json.loads(row[name]) if row[name] else None
     for name in ("warnings", "scores", "responses", "frames"):
         row[name] = tuple(row[name])
+    if row["distortions"] is not None:
+        row["distortions"] = tuple(row["distortions"])
     for name in ("score", "std"):
         row[name] = float(row[name]) if row[name] else None
     for name in ("seed", "size", "mtime_ns"):

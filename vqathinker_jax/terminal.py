@@ -27,7 +27,10 @@ def shown_score(result: ScoreResult) -> str:
 
 def shown_reason(result: ScoreResult) -> str:
     """The error, the reasoning, or the raw answer of a result, on one line."""
-    return printable(" ".join((result.error or result.reasoning or result.response or "").split()))
+    said = " ".join((result.error or result.reasoning or result.response or "").split())
+    if result.distortions is not None:
+        said = f"[names: {', '.join(result.distortions) or 'no distortion'}] {said}"
+    return printable(said)
 
 
 class Progress:

@@ -441,9 +441,8 @@ def finish(
     except OSError as error:
         return fail(args, f"{args.out}: cannot be written to ({error.strerror})", SOME_FAILED)
     if args.json:
-        print(
-            json.dumps({**as_json(evaluation), "understanding": json_understanding(understanding)})
-        )
+        understood = json_understanding(understanding)
+        print(json.dumps({**as_json(evaluation), "understanding": understood}))
     else:
         print(text_summary(evaluation))
         if not understanding.is_empty:

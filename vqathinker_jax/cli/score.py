@@ -60,6 +60,12 @@ def add(commands: Commands) -> None:
         help="write rows to FILE (.jsonl or .csv); the same line again scores what is missing",
     )
     output.add_argument("--json", action="store_true", help="JSON lines on stdout")
+    output.add_argument(
+        "--explain",
+        action="store_true",
+        help="say which distortions the reasoning names: color, noise, artifact, blur, temporal "
+        "(by keywords)",
+    )
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_asking(command.add_argument_group("asking"))
     add_seeing(command.add_argument_group("seeing"))
@@ -229,6 +235,8 @@ def score_all(
     try:
         with Progress(total=len(paths), is_quiet=args.quiet) as progress:
             for result in model.score_many(paths, settings):
+                if args.explain:
+                    result = explained(result)
                 results.append(result)
                 if args.json:
                     print(result.to_json(), flush=True)
@@ -249,6 +257,16 @@ def score_all(
     if not args.quiet:
         print(summary(results, args.output), file=sys.stderr)
     return SOME_FAILED if any(result.status != "ok" for result in results) else OK
+
+
+def explained(result: ScoreResult) -> ScoreResult:
+    """The result with the distortions that its reasoning names."""
+    from vqathinker_jax.evaluation.distortions import attribute
+
+    text = result.reasoning or result.response
+    if result.status != "ok" or not text:
+        return result
+    return dataclasses.replace(result, distortions=attribute(text).named)
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:

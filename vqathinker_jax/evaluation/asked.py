@@ -69,7 +69,7 @@ def ask_questions(
             stream.write(_line(keys[answer.number], answer))
             stream.flush()
             progress(len(done))
-    texts = shard.gather("".join(_line("", answer) for answer in done.values()))
+    texts = shard.gather("".join(_line("", answer) for answer in done.values()), output.name)
     together = {
         number: answer for text in texts for number, (_, answer) in _parse(text, output).items()
     }

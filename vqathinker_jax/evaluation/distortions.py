@@ -6,10 +6,11 @@ sharp", "lacks clarity").
 
 What denies: `no`, `not`, `n't`, `without`, `free of`, `lack of`, `absence of`, `never`, `minimal`,
 `negligible` and their like, before the word and in its clause; `-free` behind it; "is not visible",
-"is absent", "is minimal" behind it. A denial reaches over a list ("no noise, blur or artifacts") and
-ends at a full stop, at a word of contrast ("but", "however"), and at a comma or "and" that begins a
-new statement ("no noise, and the image is dark"). Two denials cancel ("not free of noise"). What it
-cannot do: follow irony, hypothetical sentences ("noise would be worse"), or languages but English.
+"is absent", "is minimal" behind it. A denial reaches over a list ("no noise, blur or artifacts")
+and ends at a full stop, at a word of contrast ("but", "however"), and at a comma or "and" that
+begins a new statement ("no noise, and the image is dark"). Two denials cancel ("not free of
+noise"). What it cannot do: follow irony, hypothetical sentences ("noise would be worse"), or
+languages but English.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _DEFECTS = {
         artefacts? | artifacts? | artifacting | block(?:y|iness|ing) | macro[- ]?blocks?
         | macro[- ]?blocking | pixel(?:at\w+|is\w+|iz\w+) | ringing | mosquito | banding | moir[eé]
         | aliasing | jagged(?:ness)? | jaggies | interlac\w+ | posteri[sz]\w+
-        | compression\s(?:issues?|distortions?|damage|problems?|loss) | (?:over|heavily)[- ]?compressed
+        | compression\s(?:issues?|distortions?|damage|problems?|loss)
+        | (?:over|heavily)[- ]?compressed
         | ghosting""",
     "blur": r"""
         blur\w* | out[- ]of[- ]focus | defocus\w* | unfocus\w* | unsharp | soft(?:ness|ly)?
@@ -51,8 +53,10 @@ _DEFECTS = {
         | shak(?:y|es|ing|iness|en) | camera\sshakes? | unstead(?:y|iness|ily) | unstab(?:le|ly)
         | instabilit\w+ | jerk(?:y|iness|ing) | wobbl\w+ | trembl\w+
         | (?:frame|frames)\s?(?:drops?|dropping|skips?|skipping|freez\w+|loss|jumps?)
-        | dropped\sframes? | freez(?:e|es|ing) | frozen | (?:low|inconsistent|reduced)\sframe\s?rates?
-        | temporal\s(?:distortions?|artifacts?|artefacts?|inconsistenc\w+|issues?|instabilit\w+|jumps?)
+        | dropped\sframes? | freez(?:e|es|ing) | frozen
+        | (?:low|inconsistent|reduced)\sframe\s?rates?
+        | temporal\s(?:distortions?|artifacts?|artefacts?|inconsistenc\w+|issues?|instabilit\w+
+          |jumps?)
         | tearing | discontinu\w+ | (?:not|isn't)\ssmooth""",
 }
 _VIRTUES = {

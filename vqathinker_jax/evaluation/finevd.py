@@ -122,9 +122,8 @@ def read_attribution_labels(source: Path, root: Path) -> tuple[AttributionLabel,
         raise BenchmarkError(f"{source}: is not UTF-8") from None
     if bad:
         more = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
-        raise BenchmarkError(
-            "\n".join([f"{source}: {len(bad)} bad lines", *bad[:MOST_SHOWN], *more])
-        )
+        listing = "\n".join([*bad[:MOST_SHOWN], *more])
+        raise BenchmarkError(f"{source}: {len(bad)} bad lines\n{listing}")
     if not present:
         raise BenchmarkError(f"{source}: no usable line")
     return tuple(AttributionLabel(key, str(root / key), value) for key, value in present.items())

@@ -168,10 +168,8 @@ class LanguageJudge:
         try:
             content = json.loads(data)["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError, RecursionError):
-            return (
-                None,
-                f"the reply is not a chat completion: {data[:200].decode(errors='replace')}",
-            )
+            said = data[:200].decode(errors="replace")
+            return None, f"the reply is not a chat completion: {said}"
         return (content, None) if isinstance(content, str) else (None, "the reply holds no text")
 
     def _write(

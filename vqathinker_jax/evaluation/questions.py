@@ -47,7 +47,7 @@ class Question:
     @property
     def prompt(self) -> str:
         """What the model is asked."""
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options)]
+        lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(self.options)]
         return "\n".join([self.text, *lines, ASKING])
 
 

@@ -56,7 +56,7 @@ def score_videos(
         return made
     lines = "".join(result.to_json() + "\n" for result in made.values())
     gathered = {}
-    for text in shard.gather(lines):
+    for text in shard.gather(lines, output.name):
         for line in text.splitlines():
             result = result_from_json(line)
             gathered[result.path] = result

@@ -9,9 +9,13 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
+
+LONGEST_WAIT_S = 7 * 24 * 3600
+"""How long a process waits for the others; one that died ends the wait of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +40,22 @@ class Shard:
             return path
         return path.with_name(f"{path.stem}.part{self.index}of{self.count}{path.suffix}")
 
-    def gather(self, text: str) -> list[str]:
+    def gather(self, text: str, name: str) -> list[str]:
         """The texts of all processes, in their order, on every process.
 
         They travel over the network that JAX has set up, so that no folder need be shared.
+
+        Args:
+          text: of this process.
+          name: of what is gathered; each is gathered once.
         """
         if self.count == 1:
             return [text]
+        # The others may be hours behind. Collectives give up sooner than this barrier, so none
+        # begins before all are here.
+        ocp.multihost.sync_global_processes(
+            f"gathering {name}", timeout=LONGEST_WAIT_S, processes=set(range(self.count))
+        )
         data = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
         lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
         padded = np.zeros(max(1, int(lengths.max())), np.uint8)

@@ -13,6 +13,11 @@ from vqathinker_jax.evaluation.judged import DOMAINS, overall, parse_rate
 from vqathinker_jax.evaluation.outcome import BenchmarkOutcome, Estimate, Evaluation
 
 HEADER = ("benchmark", "videos", "SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE fitted", "parsed")
+EXPLANATION = (
+    "Brackets: bootstrap percentile intervals over the videos. *PLCC fitted* and *RMSE fitted* are "
+    "after the four-parameter logistic, refitted in every draw; RMSE is in the unit of the labels. "
+    "Overalls are weighted by the number of scored videos."
+)
 MOST_MISSING = 20
 """Missing videos that the summary names; all of them are in missing.txt."""
 
@@ -101,7 +106,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
 def text_summary(evaluation: Evaluation) -> str:
     """What stands on a terminal."""
     title = f"model: {printable(evaluation.model)} [{evaluation.model_kind}]"
-    parts = [title, text_table(HEADER, rows(evaluation.outcomes))]
+    parts = [title]
+    if evaluation.outcomes:
+        parts.append(text_table(HEADER, rows(evaluation.outcomes)))
     said = remarks(evaluation)
     return "\n\n".join(parts + (["\n".join(map(printable, said))] if said else []))
 
@@ -111,11 +118,9 @@ def markdown_summary(evaluation: Evaluation) -> str:
     parts = [
         "# Evaluation",
         f"Model: `{printable(evaluation.model)}` ({evaluation.model_kind})",
-        markdown_table(HEADER, rows(evaluation.outcomes)),
-        "Brackets: bootstrap percentile intervals over the videos. *PLCC fitted* and *RMSE fitted*"
-        " are after the four-parameter logistic, refitted in every draw; RMSE is in the unit of the"
-        " labels. Overalls are weighted by the number of scored videos.",
     ]
+    if evaluation.outcomes:
+        parts += [markdown_table(HEADER, rows(evaluation.outcomes)), EXPLANATION]
     said = remarks(evaluation)
     if said:
         parts.append("\n".join(f"- {printable(line)}" for line in said))
