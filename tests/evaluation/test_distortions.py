@@ -17,6 +17,8 @@ SENTENCES = [
     ("It's not overexposed.", ""),
     ("There is little noise.", ""),
     ("The motion is smooth with no flickering, stuttering or shaking.", ""),
+    ("No blur, no noise and no flicker.", ""),
+    ("Neither blur nor noise is present.", ""),
     # good things
     ("The video is sharp, clear and vibrant. The footage is stable.", ""),
     ("There is no loss of sharpness.", ""),
@@ -39,6 +41,7 @@ SENTENCES = [
     ("There is no flicker. Noise is strong.", "noise"),
     # two denials
     ("The picture is not free of noise.", "noise"),
+    ("It is not without artifacts.", "artifact"),
     ("Not only is there noise but also flicker.", "noise temporal"),
 ]
 
@@ -63,3 +66,4 @@ def test_a_whole_reasoning():
 def test_long_texts_take_no_time():
     assert attribute("no noise and " * 5000).named == ()
     assert attribute("the the " * 20000 + "blur").named == ("blur",)
+    assert attribute("blurs " * 20000).named == ("blur",)

@@ -18,6 +18,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
+REACH = 200
+"""Characters over which a denial reaches at most."""
 DIMENSIONS = ("color", "noise", "artifact", "blur", "temporal")
 
 _DEFECTS = {
@@ -73,6 +75,10 @@ _NEGATOR = re.compile(
     r"|(?<!a\s)little|zero|avoids?|avoiding|\w+n't|absent)\b(?!\s(?:only|just|merely|necessarily))",
     re.IGNORECASE,
 )
+_DENIABLE = re.compile(
+    r"without|free|devoid|lack|absen|minimal|negligible|few|little", re.IGNORECASE
+)
+"""Denials that another one right before them turns round: "not without"."""
 _DENIED_AFTER = re.compile(
     r"^[- ]free\b|^(?:\s[\w-]+){0,3}?\s(?:is|are|was|were|remains?|appears?|seems?|looks?)"
     r"\s(?:(?:quite|very|almost|virtually|largely|mostly|completely|generally|kept|be|to\sbe)\s)*"
@@ -149,14 +155,23 @@ def attribute(text: str) -> Attribution:
 
 
 def _is_denied(sentence: str, match: re.Match[str]) -> bool:
-    if _DENIED_AFTER.match(sentence[match.end() :]):
+    if _DENIED_AFTER.match(sentence[match.end() : match.end() + REACH]):
         return True
-    return _num_negators(sentence[: match.start()]) % 2 == 1
+    scope = _scope(sentence, match.start())
+    negators = list(_NEGATOR.finditer(scope))
+    if not negators:
+        return False
+    last = negators[-1]
+    is_double = False
+    if len(negators) > 1 and _DENIABLE.match(last.group()):
+        between = scope[negators[-2].end() : last.start()]
+        is_double = len(between.split()) <= 1 and not re.search(r",|\b(?:and|or)\b", between)
+    return not is_double
 
 
 def _is_lacking(sentence: str, match: re.Match[str]) -> bool:
     """Whether a good thing is denied right before it: "no loss of sharpness" must not count."""
-    before = _scope(sentence[: match.start()])
+    before = _scope(sentence, match.start())
     negators = list(_NEGATOR.finditer(before))
     if len(negators) != 1:
         return False
@@ -164,12 +179,9 @@ def _is_lacking(sentence: str, match: re.Match[str]) -> bool:
     return len(between) <= 4 and not {"loss", "lost", "issues", "problems"} & set(between)
 
 
-def _num_negators(before: str) -> int:
-    return len(_NEGATOR.findall(_scope(before)))
-
-
-def _scope(before: str) -> str:
-    """The end of the text that a denial in it would reach over."""
+def _scope(sentence: str, end: int) -> str:
+    """What stands before a word and could deny it."""
+    before = sentence[max(0, end - REACH) : end]
     for pattern in (_CONTRAST, _NEW_STATEMENT):
         ends = [m.end() for m in pattern.finditer(before)]
         if ends:
