@@ -37,7 +37,7 @@ rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
 evaluation.outcome evaluation.benchmarks evaluation.predictions evaluation.statistics
-evaluation.judged evaluation.tables
+evaluation.beside evaluation.judged evaluation.tables
 evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
 evaluation.understanding evaluation.folder
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance

@@ -103,11 +103,15 @@ def test_killed_resumed_and_reported(small_folder, clips, labels, tmp_path, monk
     assert summary["model_kind"] == "random" and "versions" in summary["settings"]
     assert "- `gone.mp4`" in (out / "summary.md").read_text()
 
+    (tmp_path / "more.csv").write_text("filename,pred_score\nunknown.mp4,3\n")
     # Predictions in the published form give the same numbers, without a model.
     code, shown, _ = run(
         "evaluate", "--predictions", out / "mine.csv", "--benchmark", f"mine={labels}",
+        "--predictions", tmp_path / "more.csv", "--beside", f"ours={out / 'summary.json'}",
         "--out", tmp_path / "again", "--json", "--bootstrap", "50",
     )  # fmt: skip
+    assert json.loads(shown)["warning"] == "1 predictions fit no label"
+    assert json.loads(shown)["settings"]["beside"]["ours"]["mine"]["srcc"] == pytest.approx(0.8)
     (again,) = json.loads(shown)["outcomes"]
     assert again["agreement"] == outcome["agreement"]
     assert (again["num_missing"], again["num_unparseable"]) == (1, 2)
@@ -210,5 +214,7 @@ def test_bad_labels_can_be_left_out(clips, tmp_path):
     (tmp_path / "p.csv").write_text("filename,pred_score\n0.mp4,3\n")
     code, _, said = run(*line)
     assert code == 2 and "line 2: path '../1.mp4' climbs out of its folder" in said
+    code, _, said = run(*line, "--skip-bad-labels", "--predictions", tmp_path / "p.csv")
+    assert code == 2 and "'0.mp4' stands in several files" in said
     code, shown, _ = run(*line, "--skip-bad-labels")
     assert code == 0 and "row 2 left out: path '../1.mp4' climbs out" in shown

@@ -61,9 +61,8 @@ def test_bad_files_are_refused(text, said, tmp_path):
 def test_matching_by_id_path_or_ending(tmp_path):
     benchmark = labels(tmp_path)
     text = f"filename,pred_score\nd/0.mp4,1\n{tmp_path}/d/1.mp4,2\n/else/d/2.mp4,3\nx/9.mp4,4\n"
-    found, unused = match(benchmark.videos, predictions(tmp_path, text))
+    found = match(benchmark.videos, predictions(tmp_path, text))
     assert [one and one.score for one in found] == [1, 2, 3, None]
-    assert unused == 1
 
 
 def test_what_cannot_be_scored_is_counted_and_left_out(tmp_path):
@@ -113,8 +112,12 @@ def test_overall_is_weighted_by_videos_and_says_what_it_lacks(tmp_path):
     assert total.left_out == ("LSVQ-1080p", "LSVQ-test", "YouTube-UGC")
     assert overall(outcomes, "ood") is None
 
-    evaluation = Evaluation("theirs", "predictions", None, {"a": 1}, tuple(outcomes))
+    settings = {"beside": {"paper": {"LIVE-VQC": {"srcc": 0.5}, "in-domain": {"plcc": 0.25}}}}
+    evaluation = Evaluation("theirs", "predictions", None, settings, tuple(outcomes))
     shown = text_summary(evaluation)
+    lines = {line.split()[0]: line.split() for line in shown.splitlines() if line}
+    assert lines["LIVE-VQC"][-2:] == ["0.500", "-"] and lines["KoNViD-1k"][-2:] == ["-", "-"]
+    assert lines["benchmark"][-4:] == ["paper", "SRCC", "paper", "PLCC"]
     assert "YouTube-UGC: undefined (-): all predictions are equal" in shown
     assert "In-domain overall: without LSVQ-1080p, LSVQ-test, YouTube-UGC" in shown
     write_evaluation(evaluation, tmp_path / "out", Understanding())

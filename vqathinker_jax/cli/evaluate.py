@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vqathinker_jax.cli.parsing import (
     OK,
@@ -117,6 +118,15 @@ def add(commands: Commands) -> None:
         "--level", type=float, default=0.95, metavar="P", help="of the intervals (default 0.95)"
     )
     judging.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.json",
+        help="show these figures in columns beside the table: the summary.json of another "
+        'evaluation, or {"KoNViD-1k": {"srcc": X, "plcc": X}, "in-domain": {"srcc": X}}, for '
+        "instance a paper's; repeatable",
+    )
+    judging.add_argument(
         "--bootstrap-seed", type=whole_number, default=0, metavar="N", help="default 0"
     )
     endpoint = command.add_argument_group(
@@ -163,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
         load_benchmark,
         parse_source,
     )
+    from vqathinker_jax.evaluation.beside import read_beside
     from vqathinker_jax.evaluation.statistics import BootstrapConfig
 
     try:
@@ -178,11 +189,13 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             if names.count(name) > 1:
                 raise BenchmarkError(f"{name} was named twice")
+        figures = dict(read_beside(text) for text in args.beside)
+        beside = {"beside": figures} if figures else {}
         if args.predictions:
-            return finish(args, judge_files(args, benchmarks, bootstrap))
+            return finish(args, judge_files(args, benchmarks, bootstrap, beside))
     except BenchmarkError as error:
         return fail(args, error, WRONG_USAGE)
-    return evaluate_model(args, benchmarks, tasks, bootstrap)
+    return evaluate_model(args, benchmarks, tasks, bootstrap, beside)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -258,18 +271,25 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
 
 
 def judge_files(
-    args: argparse.Namespace, benchmarks: list[Benchmark], bootstrap: BootstrapConfig
+    args: argparse.Namespace,
+    benchmarks: list[Benchmark],
+    bootstrap: BootstrapConfig,
+    beside: dict[str, Any],
 ) -> Evaluation:
     """The evaluation of predictions made elsewhere."""
+    from vqathinker_jax.evaluation.benchmarks import BenchmarkError
     from vqathinker_jax.evaluation.judged import judge_predictions
     from vqathinker_jax.evaluation.outcome import Evaluation
-    from vqathinker_jax.evaluation.predictions import benchmark_of, read_predictions
+    from vqathinker_jax.evaluation.predictions import benchmark_of, match, read_predictions
     from vqathinker_jax.evaluation.provenance import settings_of_judging
 
     files = [Path(name) for name in args.predictions]
     read = [read_predictions(file) for file in files]
     if benchmarks:
         together = [one for predictions in read for one in predictions]
+        names = collections.Counter(one.name for one in together)
+        if names.most_common(1) and names.most_common(1)[0][1] > 1:
+            raise BenchmarkError(f"{names.most_common(1)[0][0]!r} stands in several files")
         pairs = [(benchmark, together) for benchmark in benchmarks]
     else:
         pairs = [
@@ -277,11 +297,18 @@ def judge_files(
             for file, predictions in zip(files, read, strict=True)
         ]
     outcomes = tuple(judge_predictions(one, found, bootstrap) for one, found in pairs)
+    used = {
+        prediction.name
+        for benchmark, found in pairs
+        for prediction in match(benchmark.videos, found)
+        if prediction is not None
+    }
+    num_unused = sum(one.name not in used for predictions in read for one in predictions)
     return Evaluation(
         model=", ".join(args.predictions),
         model_kind="predictions",
-        warning=None,
-        settings=settings_of_judging(bootstrap),
+        warning=f"{num_unused} predictions fit no label" if num_unused else None,
+        settings=settings_of_judging(bootstrap) | beside,
         outcomes=outcomes,
     )
 
@@ -291,6 +318,7 @@ def evaluate_model(
     benchmarks: list[Benchmark],
     tasks: Tasks,
     bootstrap: BootstrapConfig,
+    beside: dict[str, Any],
 ) -> int:
     """Scores and judges; returns the exit code."""
     if args.distributed:
@@ -313,6 +341,7 @@ def evaluate_model(
         print(f"note: {model.warning}", file=sys.stderr)
     try:
         evaluation = score_benchmarks(args, model, settings, benchmarks, bootstrap, shard)
+        evaluation = dataclasses.replace(evaluation, settings=evaluation.settings | beside)
         understanding = understand(args, model, settings, tasks, shard)
     except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)

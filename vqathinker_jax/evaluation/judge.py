@@ -7,6 +7,7 @@ attempt, in a file of JSON lines; a text that has a verdict there is not sent ag
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import os
 import re
@@ -159,9 +160,7 @@ class LanguageJudge:
                 data = reply.read(MOST_BYTES + 1)
         except urllib.error.HTTPError as error:
             return None, f"HTTP status {error.code}"
-        except (OSError, ValueError) as error:
-            return None, f"{type(error).__name__}: {error}"
-        except Exception as error:  # http.client has errors of its own for broken replies
+        except (OSError, ValueError, http.client.HTTPException) as error:
             return None, f"{type(error).__name__}: {error}"
         if len(data) > MOST_BYTES:
             return None, f"the reply is longer than {MOST_BYTES} bytes"

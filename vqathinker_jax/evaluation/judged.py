@@ -45,17 +45,13 @@ def judge_predictions(
     benchmark: Benchmark, predictions: Sequence[Prediction], bootstrap: BootstrapConfig
 ) -> BenchmarkOutcome:
     """Judges predictions made elsewhere; a label without a row in their file is missing."""
-    found, num_unused = match(benchmark.videos, predictions)
     rows = []
-    for video, one in zip(benchmark.videos, found, strict=True):
+    for video, one in zip(benchmark.videos, match(benchmark.videos, predictions), strict=True):
         prediction = None if one is None else one.score
         status = "missing" if one is None else "no score" if prediction is None else "ok"
         rows.append(BenchmarkRow(video.id, video.path, video.score, prediction, status, None))
-    notes = list(benchmark.notes)
-    if num_unused:
-        notes.append(f"{num_unused} predictions fit no label")
     num_out_of_range = sum(is_outside(row.prediction) for row in rows)
-    return _outcome(benchmark, rows, num_out_of_range, notes, bootstrap)
+    return _outcome(benchmark, rows, num_out_of_range, benchmark.notes, bootstrap)
 
 
 def is_outside(score: float | None) -> bool:

@@ -96,11 +96,10 @@ def benchmark_of(file: Path, predictions: Sequence[Prediction]) -> Benchmark:
 
 def match(
     videos: Sequence[LabelledVideo], predictions: Sequence[Prediction]
-) -> tuple[list[Prediction | None], int]:
+) -> list[Prediction | None]:
     """The prediction for each video: by id, by full path, or by a path that ends in the id.
 
-    Returns:
-      The predictions, None where there is none; and how many of them fit no video.
+    None where there is none, or where several paths end in the id.
     """
     by_name = {one.name.replace("\\", "/"): one for one in predictions}
     by_end: dict[str, list[Prediction]] = {}
@@ -109,16 +108,13 @@ def match(
         for start in range(1, len(parts)):
             by_end.setdefault("/".join(parts[start:]), []).append(one)
     found: list[Prediction | None] = []
-    used = set()
     for video in videos:
         one = by_name.get(video.id) or by_name.get(video.path.replace("\\", "/"))
         ends = by_end.get(video.id, ())
         if one is None and len(ends) == 1:
             one = ends[0]
         found.append(one)
-        if one is not None:
-            used.add(one.name)
-    return found, len(by_name) - len(used)
+    return found
 
 
 def _number(text: str) -> float:

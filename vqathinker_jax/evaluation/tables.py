@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vqathinker_jax.data.clip import printable
+from vqathinker_jax.evaluation.beside import STATISTICS
 from vqathinker_jax.evaluation.judged import DOMAINS, overall, parse_rate
-from vqathinker_jax.evaluation.outcome import BenchmarkOutcome, Estimate, Evaluation
+from vqathinker_jax.evaluation.outcome import Estimate, Evaluation
 
 HEADER = ("benchmark", "videos", "SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE fitted", "parsed")
 EXPLANATION = (
@@ -31,8 +32,21 @@ def shown(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def rows(outcomes: Sequence[BenchmarkOutcome]) -> list[tuple[str, ...]]:
+def header(evaluation: Evaluation) -> tuple[str, ...]:
+    """The titles of the columns, those of figures to be shown beside them last."""
+    beside = evaluation.settings.get("beside", {})
+    return HEADER + tuple(f"{name} {what}" for name in beside for what in ("SRCC", "PLCC"))
+
+
+def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """The cells of the table, without its header: benchmarks, then overalls."""
+    outcomes = evaluation.outcomes
+    beside = evaluation.settings.get("beside", {})
+
+    def theirs(key: str) -> tuple[str, ...]:
+        found = [figures.get(key, {}).get(s) for figures in beside.values() for s in STATISTICS]
+        return tuple("-" if value is None else f"{value:.3f}" for value in found)
+
     made = []
     for one in outcomes:
         agreement, rate = one.agreement, parse_rate(one)
@@ -49,6 +63,7 @@ def rows(outcomes: Sequence[BenchmarkOutcome]) -> list[tuple[str, ...]]:
                 f"{agreement.num_scored} of {one.num_labels}",
                 *map(shown, estimates),
                 "-" if math.isnan(rate) else f"{100 * rate:.1f}%",
+                *theirs(one.name),
             )
         )
     for domain, title in DOMAINS.items():
@@ -56,14 +71,14 @@ def rows(outcomes: Sequence[BenchmarkOutcome]) -> list[tuple[str, ...]]:
         if total is not None:
             values = (total.srcc, total.plcc, total.plcc_fitted, total.krcc)
             cells = ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
-            made.append((title, str(total.num_videos), *cells, "", ""))
+            made.append((title, str(total.num_videos), *cells, "", "", *theirs(domain)))
     return made
 
 
-def text_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def text_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Columns in equal width, the first to the left."""
-    table = [header, *lines]
-    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    table = [titles, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(titles))]
     out = []
     for line in table:
         cells = [line[0].ljust(widths[0])]
@@ -72,9 +87,9 @@ def text_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(out)
 
 
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """The same as a Markdown table."""
-    out = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    out = [titles, ["---"] + ["---:"] * (len(titles) - 1), *lines]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in out
     )
@@ -108,7 +123,7 @@ def text_summary(evaluation: Evaluation) -> str:
     title = f"model: {printable(evaluation.model)} [{evaluation.model_kind}]"
     parts = [title]
     if evaluation.outcomes:
-        parts.append(text_table(HEADER, rows(evaluation.outcomes)))
+        parts.append(text_table(header(evaluation), rows(evaluation)))
     said = remarks(evaluation)
     return "\n\n".join(parts + (["\n".join(map(printable, said))] if said else []))
 
@@ -120,7 +135,7 @@ def markdown_summary(evaluation: Evaluation) -> str:
         f"Model: `{printable(evaluation.model)}` ({evaluation.model_kind})",
     ]
     if evaluation.outcomes:
-        parts += [markdown_table(HEADER, rows(evaluation.outcomes)), EXPLANATION]
+        parts += [markdown_table(header(evaluation), rows(evaluation)), EXPLANATION]
     said = remarks(evaluation)
     if said:
         parts.append("\n".join(f"- {printable(line)}" for line in said))
