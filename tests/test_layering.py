@@ -40,7 +40,7 @@ evaluation.outcome evaluation.benchmarks evaluation.predictions evaluation.stati
 evaluation.beside evaluation.judged evaluation.tables
 evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
 evaluation.understanding evaluation.folder
-evaluation.shards evaluation.scored evaluation.asked evaluation.provenance
+evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
 cli.score cli.evaluate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -29,17 +28,13 @@ from vqathinker_jax.cli.score import (
 )
 
 if TYPE_CHECKING:
-    from vqathinker_jax.api import VideoQualityModel
     from vqathinker_jax.evaluation.benchmarks import Benchmark
     from vqathinker_jax.evaluation.finevd import AttributionLabel
     from vqathinker_jax.evaluation.judge import JudgeConfig
     from vqathinker_jax.evaluation.outcome import Evaluation
     from vqathinker_jax.evaluation.questions import Question
-    from vqathinker_jax.evaluation.shards import Shard
     from vqathinker_jax.evaluation.statistics import BootstrapConfig
     from vqathinker_jax.evaluation.understanding import Understanding
-    from vqathinker_jax.results import ScoreResult
-    from vqathinker_jax.scoring import ScoreSettings
 
 
 def add(commands: Commands) -> None:
@@ -192,7 +187,11 @@ def run(args: argparse.Namespace) -> int:
         figures = dict(read_beside(text) for text in args.beside)
         beside = {"beside": figures} if figures else {}
         if args.predictions:
-            return finish(args, judge_files(args, benchmarks, bootstrap, beside))
+            from vqathinker_jax.evaluation.run import evaluate_files
+
+            files = [Path(name) for name in args.predictions]
+            evaluation = evaluate_files(files, benchmarks, bootstrap)
+            return finish(args, with_settings(evaluation, beside))
     except BenchmarkError as error:
         return fail(args, error, WRONG_USAGE)
     return evaluate_model(args, benchmarks, tasks, bootstrap, beside)
@@ -270,49 +269,6 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
     )
 
 
-def judge_files(
-    args: argparse.Namespace,
-    benchmarks: list[Benchmark],
-    bootstrap: BootstrapConfig,
-    beside: dict[str, Any],
-) -> Evaluation:
-    """The evaluation of predictions made elsewhere."""
-    from vqathinker_jax.evaluation.benchmarks import BenchmarkError
-    from vqathinker_jax.evaluation.judged import judge_predictions
-    from vqathinker_jax.evaluation.outcome import Evaluation
-    from vqathinker_jax.evaluation.predictions import benchmark_of, match, read_predictions
-    from vqathinker_jax.evaluation.provenance import settings_of_judging
-
-    files = [Path(name) for name in args.predictions]
-    read = [read_predictions(file) for file in files]
-    if benchmarks:
-        together = [one for predictions in read for one in predictions]
-        names = collections.Counter(one.name for one in together)
-        if names.most_common(1) and names.most_common(1)[0][1] > 1:
-            raise BenchmarkError(f"{names.most_common(1)[0][0]!r} stands in several files")
-        pairs = [(benchmark, together) for benchmark in benchmarks]
-    else:
-        pairs = [
-            (benchmark_of(file, predictions), predictions)
-            for file, predictions in zip(files, read, strict=True)
-        ]
-    outcomes = tuple(judge_predictions(one, found, bootstrap) for one, found in pairs)
-    used = {
-        prediction.name
-        for benchmark, found in pairs
-        for prediction in match(benchmark.videos, found)
-        if prediction is not None
-    }
-    num_unused = sum(one.name not in used for predictions in read for one in predictions)
-    return Evaluation(
-        model=", ".join(args.predictions),
-        model_kind="predictions",
-        warning=f"{num_unused} predictions fit no label" if num_unused else None,
-        settings=settings_of_judging(bootstrap) | beside,
-        outcomes=outcomes,
-    )
-
-
 def evaluate_model(
     args: argparse.Namespace,
     benchmarks: list[Benchmark],
@@ -326,7 +282,9 @@ def evaluate_model(
 
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
     from vqathinker_jax.api import from_pretrained, video_spec
+    from vqathinker_jax.evaluation.run import ModelRun
     from vqathinker_jax.evaluation.shards import this_process
+    from vqathinker_jax.evaluation.understanding import Understanding
 
     settings = read_settings(args)
     changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
@@ -340,114 +298,20 @@ def evaluate_model(
     if model.warning and not args.quiet and shard.is_first:
         print(f"note: {model.warning}", file=sys.stderr)
     try:
-        evaluation = score_benchmarks(args, model, settings, benchmarks, bootstrap, shard)
-        evaluation = dataclasses.replace(evaluation, settings=evaluation.settings | beside)
-        understanding = understand(args, model, settings, tasks, shard)
+        made = ModelRun(model, settings, Path(args.out), shard, args.quiet)
+        evaluation = with_settings(made.benchmarks(benchmarks, bootstrap), beside)
+        understanding = Understanding(
+            tuple(made.attribution(one.name, one.items, tasks.judge) for one in tasks.attributions),
+            tuple(made.questions(one.name, one.items) for one in tasks.questions),
+        )
     except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)
     return finish(args, evaluation, understanding) if shard.is_first else OK
 
 
-def score_benchmarks(
-    args: argparse.Namespace,
-    model: VideoQualityModel,
-    settings: ScoreSettings,
-    benchmarks: list[Benchmark],
-    bootstrap: BootstrapConfig,
-    shard: Shard,
-) -> Evaluation:
-    """The evaluation of a model, one benchmark after another."""
-    from vqathinker_jax.evaluation.judged import judge_results
-    from vqathinker_jax.evaluation.outcome import Evaluation
-    from vqathinker_jax.evaluation.provenance import settings_of_asking
-
-    outcomes = []
-    for benchmark in benchmarks:
-        paths = [video.path for video in benchmark.videos]
-        results = score_named(args, model, settings, benchmark.name, paths, shard)
-        outcomes.append(judge_results(benchmark, results, bootstrap))
-    return Evaluation(
-        model=model.name,
-        model_kind=model.loaded.kind,
-        warning=model.warning,
-        settings=settings_of_asking(model, settings, bootstrap, shard.count),
-        outcomes=tuple(outcomes),
-    )
-
-
-def score_named(
-    args: argparse.Namespace,
-    model: VideoQualityModel,
-    settings: ScoreSettings,
-    name: str,
-    paths: list[str],
-    shard: Shard,
-) -> dict[str, ScoreResult]:
-    """Scores the videos of one benchmark into DIR/NAME.jsonl, with progress on stderr."""
-    from vqathinker_jax.evaluation.scored import score_videos
-    from vqathinker_jax.terminal import Progress
-
-    missing = [path for path in paths if not Path(path).is_file()]
-    if not args.quiet and shard.is_first:
-        said = f"{name}: {len(paths)} videos"
-        print(said + (f", {len(missing)} missing" if missing else ""), file=sys.stderr)
-    share = len(shard.share(range(len(paths) - len(missing))))
-    with Progress(total=share, is_quiet=args.quiet) as progress:
-        return score_videos(
-            model,
-            settings,
-            paths,
-            Path(args.out) / f"{name}.jsonl",
-            shard,
-            progress.advance,
-            progress.skip,
-        )
-
-
-def understand(
-    args: argparse.Namespace,
-    model: VideoQualityModel,
-    settings: ScoreSettings,
-    tasks: Tasks,
-    shard: Shard,
-) -> Understanding:
-    """Attribution and questions; process 0 judges."""
-    from vqathinker_jax.evaluation.asked import ask_questions
-    from vqathinker_jax.evaluation.distortions import attribute
-    from vqathinker_jax.evaluation.finevd import judge_attribution
-    from vqathinker_jax.evaluation.judge import LanguageJudge
-    from vqathinker_jax.evaluation.questions import QuestionsOutcome
-    from vqathinker_jax.evaluation.understanding import Understanding
-    from vqathinker_jax.terminal import Counter
-
-    def by_keywords(text: str, _: str) -> tuple[str, ...]:
-        return attribute(text).named
-
-    out = Path(args.out)
-    attributions, questions = [], []
-    for task in tasks.attributions:
-        paths = [label.path for label in task.items]
-        results = score_named(args, model, settings, task.name, paths, shard)
-        if not shard.is_first:
-            continue
-        named, by = by_keywords, "keywords"
-        if tasks.judge:
-            named = LanguageJudge(tasks.judge, out / f"{task.name}.judge.jsonl").named
-            by = f"{tasks.judge.model} at {tasks.judge.url}"
-        attributions.append(judge_attribution(task.name, task.items, results, by, named))
-    for task in tasks.questions:
-        total = len(shard.share(task.items))
-        with Counter("questions", total, args.quiet) as counter:
-            answers = ask_questions(
-                model,
-                settings,
-                task.items,
-                out / f"{task.name}.jsonl",
-                shard,
-                lambda done, counter=counter, total=total: counter.show(done, total),
-            )
-        questions.append(QuestionsOutcome(task.name, answers))
-    return Understanding(tuple(attributions), tuple(questions))
+def with_settings(evaluation: Evaluation, more: dict[str, Any]) -> Evaluation:
+    """The same with more settings."""
+    return dataclasses.replace(evaluation, settings=evaluation.settings | more)
 
 
 def finish(
