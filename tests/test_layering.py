@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 LAYERS = """
 spec yaml_values strict_yaml
 records metrics calibration parallel
-data.clip data.resize data.fragments data.frames data.color data.container data.stills data.pyav
-data.decord data.video
+data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
+data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader
 data.sources data.prompt data.perturb data.labels data.augment data.dataset
 synthetic.textures synthetic.scenery synthetic.scenes
@@ -39,10 +39,16 @@ rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 api
+evaluation.benchmarks evaluation.predictions evaluation.statistics
+evaluation.beside evaluation.judged evaluation.tables
+evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
+evaluation.understanding evaluation.folder
+evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
 cli.parsing
-cli.score cli.calibrate cli.demo cli.train cli.report cli.convert cli.make_tiny cli.synth cli.app
+cli.score cli.evaluate cli.calibrate cli.app cli.demo cli.train cli.report cli.convert
+cli.make_tiny cli.synth
 cli.command_line cli.__main__
 """
 

@@ -233,15 +233,43 @@ def rmse(predictions: ArrayLike, targets: ArrayLike) -> float:
 def fit_logistic(predictions: ArrayLike, targets: ArrayLike) -> np.ndarray | None:
     """Maps predictions to the targets' scale by the four-parameter logistic, least squares.
 
-    `f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))`, starting from `b1 = max(y)`,
-    `b2 = min(y)`, `b3 = mean(x)`, `b4 = std(x) / 4`.
+    Args:
+      predictions, targets: [N].
+
+    Returns:
+      f(x), [N] float64; None when there is no fit, as in `logistic_parameters`.
+
+    Raises:
+      ValueError: as `plcc`.
+    """
+    parameters = logistic_parameters(predictions, targets)
+    return None if parameters is None else logistic(predictions, parameters)
+
+
+def logistic(x: ArrayLike, parameters: Sequence[float]) -> np.ndarray:
+    """`f(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))`, float64 [N].
+
+    Args:
+      x: [N].
+      parameters: (b1, b2, b3, b4).
+    """
+    b1, b2, b3, b4 = parameters
+    return b2 + (b1 - b2) * special.expit((np.asarray(x, np.float64) - b3) / abs(b4))
+
+
+def logistic_parameters(
+    predictions: ArrayLike, targets: ArrayLike
+) -> tuple[float, float, float, float] | None:
+    """Parameters (b1, b2, b3, b4) of the `logistic` from predictions to targets, least squares.
+
+    Starts from `b1 = max(y)`, `b2 = min(y)`, `b3 = mean(x)`, `b4 = std(x) / 4`.
 
     Args:
       predictions, targets: [N].
 
     Returns:
-      f(x), [N] float64; None when there is no fit: fewer than 4 videos, a constant side, or no
-      convergence.
+      In the predictions' own unit, b4 positive; None when there is no fit: fewer than 4 videos, a
+      constant side, or no convergence.
 
     Raises:
       ValueError: as `plcc`.
@@ -249,21 +277,22 @@ def fit_logistic(predictions: ArrayLike, targets: ArrayLike) -> np.ndarray | Non
     x, y = _pair(predictions, targets)
     if len(x) < 4 or _is_constant(x) or _is_constant(y):
         return None
-
-    def logistic(x: np.ndarray, b1: float, b2: float, b3: float, b4: float) -> np.ndarray:
-        # The floor keeps a step function finite.
-        return b2 + (b1 - b2) * special.expit((x - b3) / max(abs(b4), 1e-12))
-
     # Fitted on standardised predictions: the curve is the same, the solver's steps are not.
-    standard = (x - x.mean()) / x.std()
-    start = (y.max(), y.min(), 0.0, 0.25)
+    mean, std = x.mean(), x.std()
+    standard = (x - mean) / std
+
+    def width(b4: float) -> float:
+        return max(abs(b4), 1e-12)  # the floor keeps a step function finite
 
     def residuals(b: np.ndarray) -> np.ndarray:
-        return logistic(standard, *b) - y
+        return logistic(standard, (*b[:3], width(b[3]))) - y
 
+    start = (y.max(), y.min(), 0.0, 0.25)
     result = optimize.least_squares(residuals, start, method="lm", max_nfev=20_000)
-    fitted = logistic(standard, *result.x)
-    return fitted if result.success and np.isfinite(fitted).all() else None
+    b1, b2, b3, b4 = map(float, result.x)
+    parameters = (b1, b2, float(mean + std * b3), float(std * width(b4)))
+    is_finite = np.isfinite(parameters).all() and np.isfinite(logistic(x, parameters)).all()
+    return parameters if result.success and is_finite else None
 
 
 def average_ranks(x: ArrayLike) -> np.ndarray:

@@ -53,6 +53,8 @@ class ScoreResult:
     """The text inside `<think>` of `response`; None where the response has no such block."""
     response: str | None = None
     """The raw answer; with several samples, the one whose score is nearest to the mean."""
+    distortions: tuple[str, ...] | None = None
+    """Distortions that the reasoning names, where they were asked for; None where they were not."""
     error: str | None = None
     """One line that says why there is no answer."""
     warnings: tuple[str, ...] = ()
@@ -110,7 +112,7 @@ class ScoreResult:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(ScoreResult))
 LIST_FIELDS = ("warnings", "scores", "responses", "frames", "timeline")
-STRUCTURED_FIELDS = (*LIST_FIELDS, "video", "interval")
+STRUCTURED_FIELDS = (*LIST_FIELDS, "distortions", "video", "interval")
 """Written as JSON inside their CSV cell."""
 NUMBER_FIELDS = (
     "score", "std", "mean", "median", "trimmed_mean", "soft_score", "soft_std", "soft_mass",
@@ -326,4 +328,6 @@ def _result(row: dict[str, Any]) -> ScoreResult:
         if not isinstance(interval, list) or len(interval) != 2:
             raise ValueError("its interval is not a pair")
         row["interval"] = tuple(interval)
+    if row.get("distortions") is not None:
+        row["distortions"] = tuple(row["distortions"])
     return ScoreResult(**row)

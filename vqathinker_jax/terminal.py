@@ -54,7 +54,10 @@ def shown_moments(result: ScoreResult) -> list[tuple[str, str, str]]:
 
 def shown_reason(result: ScoreResult) -> str:
     """The error, the reasoning, or the raw answer of a result, on one line."""
-    return printable(" ".join((result.error or result.reasoning or result.response or "").split()))
+    said = " ".join((result.error or result.reasoning or result.response or "").split())
+    if result.distortions is not None:
+        said = f"[names: {', '.join(result.distortions) or 'no distortion'}] {said}"
+    return printable(said)
 
 
 class Progress:
@@ -82,6 +85,13 @@ class Progress:
 
     def __exit__(self, *_) -> None:
         self.bar.stop()
+
+    def skip(self, count: int) -> None:
+        """Counts files that were finished earlier."""
+        self.count += count
+        self.bar.update(self.task, advance=count)
+        if self.is_plain and count:
+            print(f"{count} of {self.total} already there", file=sys.stderr, flush=True)
 
     def advance(self, result: ScoreResult) -> None:
         """Counts one finished file and says what became of it."""

@@ -7,10 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vqathinker_jax.cli import app, calibrate, convert, demo, make_tiny, report, score, synth, train
+from vqathinker_jax.cli import (
+    app,
+    calibrate,
+    convert,
+    demo,
+    evaluate,
+    make_tiny,
+    report,
+    score,
+    synth,
+    train,
+)
 from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Parser, did_you_mean
 
-COMMANDS = (score, app, calibrate, demo, train, report, convert, make_tiny, synth)
+COMMANDS = (score, app, evaluate, calibrate, demo, train, report, convert, make_tiny, synth)
 """In the order of the help."""
 
 DESCRIPTION = """\
@@ -23,9 +34,11 @@ Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a visio
                                              a folder; run the same line again to resume
   vqathinker score long.mp4 --model M --segment 5
                                              also every 5 seconds, worst moments named
+  vqathinker app --model M                   a local page: drop a video, watch it being judged
+  vqathinker evaluate --model M --benchmark NAME=LABELS.json:VIDEO_ROOT --out DIR
+                                             agreement with people's scores
   vqathinker calibrate --model M --labels mine.csv
                                              a map from its scores to your own
-  vqathinker app --model M                   a local page: drop a video, watch it being judged
   vqathinker train CONFIG.yaml --output-dir RUN
                                              GRPO or SFT; run the same line again to resume
   vqathinker report RUN                      the curves of a run as one HTML file

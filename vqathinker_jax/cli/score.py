@@ -78,6 +78,12 @@ def add(commands: Commands) -> None:
         help="write one page to look at: a table that can be sorted, frames, reasons, timelines",
     )
     output.add_argument("--json", action="store_true", help="JSON lines on stdout")
+    output.add_argument(
+        "--explain",
+        action="store_true",
+        help="say which distortions the reasoning names: color, noise, artifact, blur, temporal "
+        "(by keywords)",
+    )
     output.add_argument("--quiet", action="store_true", help="no progress on stderr")
     asking = command.add_argument_group("asking")
     add_asking(asking)
@@ -348,6 +354,8 @@ def score_files(
     try:
         with Progress(total=len(paths), is_quiet=args.quiet) as progress:
             for result in model.score_many(paths, settings):
+                if args.explain:
+                    result = explained(result)
                 results.append(result)
                 if args.json and print_rows:
                     print(result.to_json(), flush=True)
@@ -384,6 +392,16 @@ def write_report(
     if not args.quiet:
         print(f"writing {args.report}, with frames of the lowest scores", file=sys.stderr)
     write_folder_report(results, model.name, model.warning, Path(args.report))
+
+
+def explained(result: ScoreResult) -> ScoreResult:
+    """The result with the distortions that its reasoning names."""
+    from vqathinker_jax.evaluation.distortions import attribute
+
+    text = result.reasoning or result.response
+    if result.status != "ok" or not text:
+        return result
+    return dataclasses.replace(result, distortions=attribute(text).named)
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:

@@ -178,8 +178,8 @@ def read_labels(
     return Labels(tuple(videos), tuple(bad_lines))
 
 
-class _BadRow(Exception):
-    """Ends the reading of one line; never leaves this module."""
+class _BadRow(ValueError):
+    """Why one line, or one path, cannot be used."""
 
 
 def _as_scale(scale: str | tuple[float, float] | Scale) -> Scale:
@@ -301,7 +301,7 @@ def _table(file: Path) -> Iterator[tuple[int, _Row | str]]:
 def _video(
     row: _Row, line: int, scale: Scale, video_root: str | Path | None, dataset: str
 ) -> LabelledVideo:
-    path = _inside_path(row.path)
+    path = inside_path(row.path)
     raw = _number(row.score)
     if not scale.low <= raw <= scale.high:
         raise _BadRow(f"score {raw:g} is outside {scale.low:g} to {scale.high:g}")
@@ -356,8 +356,12 @@ def _number(value: Any) -> float:
     return value
 
 
-def _inside_path(path: Any) -> str:
-    """The path, if it is relative and stays below the folder it is relative to."""
+def inside_path(path: Any) -> str:
+    """The path, stripped, if it is relative and stays below the folder it is relative to.
+
+    Raises:
+      ValueError: it does not, or is no path; the message says why.
+    """
     if not isinstance(path, str) or not path.strip():
         raise _BadRow("no path")
     path = path.strip()

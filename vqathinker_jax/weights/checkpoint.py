@@ -138,7 +138,7 @@ def load_checkpoint(folder: Path, mesh: Mesh | None = None, dtype: str = "auto")
         stored = stored_arrays(params)
         check_stored(stored, shapes, str(folder))
         if mesh is None:
-            one = SingleDeviceSharding(jax.devices()[0])
+            one = SingleDeviceSharding(jax.local_devices()[0])
             shardings = dict.fromkeys(shapes, one)
         else:
             try:

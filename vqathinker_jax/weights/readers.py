@@ -147,7 +147,7 @@ def fill_model(
         shape = variable.get_value().shape
         as_dtype = reader.dtype(name) if dtype == "auto" else LOAD_DTYPES[dtype]
         if shardings is None:
-            sharding = SingleDeviceSharding(jax.devices()[0])
+            sharding = SingleDeviceSharding(jax.local_devices()[0])
         else:
             sharding = shardings[path].get_value()
         parts: dict[tuple, np.ndarray] = {}
