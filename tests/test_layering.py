@@ -26,7 +26,7 @@ weights.folder_writer weights.adapter weights.merged weights.huggingface weights
 weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
-aggregate results timeline terminal timeline_plot
+aggregate results result_file timeline terminal timeline_plot
 reports.page reports.pictures reports.charts
 rl.recorded_run rl.curves rl.figures rl.report
 inference
@@ -46,7 +46,7 @@ evaluation.understanding evaluation.folder
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
-cli.parsing
+cli.parsing cli.model_options
 cli.score cli.evaluate cli.calibrate cli.app cli.demo cli.train cli.report cli.convert
 cli.make_tiny cli.synth
 cli.command_line cli.__main__

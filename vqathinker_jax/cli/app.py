@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from vqathinker_jax.cli.model_options import add_model
 from vqathinker_jax.cli.parsing import (
     OK,
     SOME_FAILED,
@@ -37,11 +38,7 @@ def add(commands: Commands) -> None:
         "are judged one at a time and deleted afterwards. Only this machine can reach the page,\n"
         "unless --host says otherwise. Ctrl-C ends it.",
     )
-    command.add_argument(
-        "--model",
-        metavar="DIR|OWNER/NAME",
-        help="model folder or hub id (default: the nano model, where one is bundled)",
-    )
+    add_model(command)
     command.add_argument(
         "--samples",
         type=at_least_one,

@@ -20,15 +20,15 @@ from vqathinker_jax.calibration import (
     fit_calibration,
     write_calibration,
 )
-from vqathinker_jax.cli.parsing import OK, SOME_FAILED, WRONG_USAGE, Commands, add_command, fail
-from vqathinker_jax.cli.score import (
-    GEOMETRY,
+from vqathinker_jax.cli.model_options import (
     add_asking,
     add_running,
     add_seeing,
+    load_model,
     read_settings,
-    score_files,
 )
+from vqathinker_jax.cli.parsing import OK, SOME_FAILED, WRONG_USAGE, Commands, add_command, fail
+from vqathinker_jax.cli.score import score_files
 
 if TYPE_CHECKING:
     from vqathinker_jax.data.labels import LabelledVideo
@@ -103,15 +103,12 @@ def run(args: argparse.Namespace) -> int:
     if not Path(out).absolute().parent.is_dir():
         args.parser.error(f"{out}: there is no such folder")
 
-    from vqathinker_jax.api import from_pretrained, video_spec
-    from vqathinker_jax.results import ResultFile, ResultFileError
+    from vqathinker_jax.result_file import ResultFile, ResultFileError
     from vqathinker_jax.score_settings import calibration_settings
 
     paths = [video.path for video in videos]
-    changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     try:
-        video = video_spec(args.model, args.geometry, changes)
-        model = from_pretrained(args.model, dtype=args.dtype, video=video, calibration="none")
+        model = load_model(args, calibration="none")
         fingerprint = model.settings_fingerprint(settings)
         file = ResultFile(args.output, fingerprint, paths) if args.output else None
     except (ValueError, ResultFileError) as error:

@@ -9,6 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqathinker_jax.cli.model_options import (
+    add_asking,
+    add_model,
+    add_running,
+    add_seeing,
+    load_model,
+    read_settings,
+)
 from vqathinker_jax.cli.parsing import (
     OK,
     SOME_FAILED,
@@ -18,13 +26,6 @@ from vqathinker_jax.cli.parsing import (
     at_least_one,
     fail,
     whole_number,
-)
-from vqathinker_jax.cli.score import (
-    GEOMETRY,
-    add_asking,
-    add_running,
-    add_seeing,
-    read_settings,
 )
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ def add(commands: Commands) -> None:
         help="label file (.json, .jsonl, .csv or .txt) and the folder its ids are in; repeatable",
     )
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the outputs")
-    command.add_argument(
-        "--model",
-        metavar="DIR|OWNER/NAME",
-        help="model folder or hub id (default: the nano model, where one is bundled)",
-    )
+    add_model(command)
     command.add_argument(
         "--predictions",
         action="append",
@@ -285,17 +282,14 @@ def evaluate_model(
         import jax
 
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
-    from vqathinker_jax.api import from_pretrained, video_spec
     from vqathinker_jax.evaluation.run import ModelRun
     from vqathinker_jax.evaluation.shards import this_process
     from vqathinker_jax.evaluation.understanding import Understanding
 
     settings = read_settings(args)
-    changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     shard = this_process()
     try:
-        video = video_spec(args.model, args.geometry, changes)
-        model = from_pretrained(args.model, dtype=args.dtype, video=video)
+        model = load_model(args)
         model.settings_fingerprint(settings)
     except ValueError as error:
         return fail(args, error, WRONG_USAGE)

@@ -8,29 +8,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqathinker_jax.cli.parsing import (
-    OK,
-    SOME_FAILED,
-    WRONG_USAGE,
-    Commands,
-    add_command,
-    at_least_one,
-    fail,
-    whole_number,
+from vqathinker_jax.cli.model_options import (
+    add_asking,
+    add_model,
+    add_running,
+    add_seeing,
+    load_model,
+    read_settings,
 )
-from vqathinker_jax.data.prompt import STYLES
-from vqathinker_jax.results import AGGREGATES
-from vqathinker_jax.rl.answers import FALLBACKS
-from vqathinker_jax.spec import VIEWS, VideoSpec
+from vqathinker_jax.cli.parsing import OK, SOME_FAILED, WRONG_USAGE, Commands, add_command, fail
 
 if TYPE_CHECKING:
     from vqathinker_jax.api import VideoQualityModel
-    from vqathinker_jax.results import ResultFile, ScoreResult
+    from vqathinker_jax.result_file import ResultFile
+    from vqathinker_jax.results import ScoreResult
     from vqathinker_jax.score_settings import ScoreSettings
-
-GEOMETRY = tuple(field.name for field in dataclasses.fields(VideoSpec))
-COUNTS = tuple(name for name in GEOMETRY if name not in ("view", "has_motion"))
-"""Each has an option of its own that changes it."""
 
 
 def add(commands: Commands) -> None:
@@ -49,12 +41,7 @@ def add(commands: Commands) -> None:
         metavar="FILE|DIR|GLOB|LIST.txt",
         help="videos, images, folders of them, glob patterns, or a text file with a path a line",
     )
-    command.add_argument(
-        "--model",
-        metavar="DIR|OWNER/NAME",
-        help="model folder (published, InternVL3, -hf or converted layout), or a hub id "
-        "(default: the nano model, where one is bundled)",
-    )
+    add_model(command)
     output = command.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -97,115 +84,10 @@ def add(commands: Commands) -> None:
     add_running(command.add_argument_group("running"))
 
 
-def add_asking(asking: argparse._ArgumentGroup) -> None:
-    """How the model is asked."""
-    asking.add_argument(
-        "--samples",
-        type=at_least_one,
-        default=1,
-        metavar="K",
-        help="answers per video; above 1 they are sampled, and their standard deviation and the "
-        "interval that one more answer falls into nine times in ten are reported",
-    )
-    asking.add_argument(
-        "--aggregate",
-        choices=AGGREGATES,
-        help="what the score is: the mean (default), median or trimmed mean of the answers, or "
-        "soft: the score expected from the probabilities of the digits",
-    )
-    asking.add_argument(
-        "--soft", action="store_true", help="report the soft score too, whatever the score is"
-    )
-    asking.add_argument(
-        "--at-once",
-        action="store_true",
-        help="no reasons: read the soft score right after the prompt, without generating text",
-    )
-    asking.add_argument(
-        "--temperature", type=float, metavar="X", help="sample at X (default: greedy; 0.9 with K)"
-    )
-    asking.add_argument("--top-k", type=int, default=50, metavar="N", help="default 50; 0 is off")
-    asking.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1.0")
-    asking.add_argument("--seed", type=int, default=0, help="root of all sampling (default 0)")
-    asking.add_argument(
-        "--max-new-tokens", type=at_least_one, default=1024, metavar="N", help="default 1024"
-    )
-    asking.add_argument("--question", metavar="TEXT", help="ask this instead of the published one")
-    asking.add_argument(
-        "--prompt-style",
-        choices=STYLES,
-        help="published wording for inference or for training, or the brief one of small models "
-        "(default: the folder's, or test)",
-    )
-    asking.add_argument(
-        "--fallback",
-        choices=FALLBACKS,
-        default="none",
-        help="what to read of an answer without tags (default none: it has no score)",
-    )
-
-
-def add_seeing(seeing: argparse._ArgumentGroup) -> None:
-    """How videos are shown to it."""
-    seeing.add_argument(
-        "--geometry",
-        choices=("inference", "training"),
-        help="published geometry: 12 frames of 560 px, or 6 of 448 (default: the folder's, or "
-        "inference)",
-    )
-    for name in COUNTS:
-        seeing.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=whole_number,
-            metavar="N",
-            help="instead of the geometry's",
-        )
-    seeing.add_argument(
-        "--view", choices=VIEWS, help="how frames are shown, instead of the geometry's"
-    )
-    seeing.add_argument(
-        "--motion",
-        dest="has_motion",
-        action=argparse.BooleanOptionalAction,
-        help="with or without the motion token, instead of the geometry's",
-    )
-    seeing.add_argument("--decoder", choices=("pyav", "decord"), default="pyav")
-
-
-def add_running(running: argparse._ArgumentGroup) -> None:
-    """With what means."""
-    running.add_argument(
-        "--batch-size", type=at_least_one, default=1, metavar="N", help="videos at once (default 1)"
-    )
-    running.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="compute dtype; auto is bfloat16 on accelerators and float32 on a CPU",
-    )
-    running.add_argument(
-        "--workers", type=at_least_one, metavar="N", help="decoding processes (default: by cores)"
-    )
-    running.add_argument(
-        "--timeout",
-        type=float,
-        default=120.0,
-        metavar="SECONDS",
-        help="give up on decoding a file after this long (default 120)",
-    )
-    running.add_argument(
-        "--memory",
-        type=float,
-        default=4.0,
-        metavar="GIB",
-        help="address space a decoding process may use (default 4)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit code."""
     from vqathinker_jax.data.sources import expand_sources
-    from vqathinker_jax.results import ResultFile, ResultFileError
+    from vqathinker_jax.result_file import ResultFile, ResultFileError
 
     try:
         paths = expand_sources(args.sources)
@@ -216,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
     if args.timeline_plot and args.segment is None:
         args.parser.error("--timeline-plot needs --segment SECONDS")
 
-    from vqathinker_jax.api import from_pretrained, video_spec
     from vqathinker_jax.reports.page import ReportError, check_writable
     from vqathinker_jax.timeline_plot import PlotError, check_plot
 
@@ -231,12 +112,8 @@ def run(args: argparse.Namespace) -> int:
             check_writable(Path(args.report))
         except ReportError as error:
             args.parser.error(str(error))
-    changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     try:
-        video = video_spec(args.model, args.geometry, changes)
-        model = from_pretrained(
-            args.model, dtype=args.dtype, video=video, calibration=args.calibration or "auto"
-        )
+        model = load_model(args, args.calibration or "auto")
         fingerprint = model.settings_fingerprint(settings)
         file = ResultFile(args.output, fingerprint, paths) if args.output else None
     except (ValueError, ResultFileError) as error:
@@ -266,35 +143,6 @@ def about_calibration(model: VideoQualityModel, settings: ScoreSettings) -> str:
     )
 
 
-def read_settings(args: argparse.Namespace, segment_s: float | None = None) -> ScoreSettings:
-    """How to ask, from the options; ends the program where they cannot be."""
-    from vqathinker_jax.score_settings import ScoreSettings
-
-    try:
-        return ScoreSettings(
-            samples=args.samples,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            seed=args.seed,
-            max_new_tokens=args.max_new_tokens,
-            question=args.question,
-            prompt_style=args.prompt_style,
-            fallback=args.fallback,
-            aggregate=args.aggregate or ("soft" if args.at_once else "mean"),
-            soft=args.soft,
-            at_once=args.at_once,
-            segment_s=segment_s,
-            decoder=args.decoder,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            timeout_s=args.timeout,
-            memory_bytes=int(args.memory * 2**30),
-        )
-    except (ValueError, OverflowError) as error:
-        args.parser.error(str(error))
-
-
 def score_all(
     args: argparse.Namespace,
     model: VideoQualityModel,
@@ -308,7 +156,7 @@ def score_all(
     `earlier` are the rows of files that were scored before; a plot shows them too.
     """
     from vqathinker_jax.reports.page import ReportError
-    from vqathinker_jax.results import ResultFileError
+    from vqathinker_jax.result_file import ResultFileError
     from vqathinker_jax.terminal import print_results
     from vqathinker_jax.timeline_plot import PlotError
 
@@ -347,7 +195,7 @@ def score_files(
     Raises:
       ResultFileError: the file cannot be written.
     """
-    from vqathinker_jax.results import ResultFileError
+    from vqathinker_jax.result_file import ResultFileError
     from vqathinker_jax.terminal import Progress, print_results
 
     results: list[ScoreResult] = []

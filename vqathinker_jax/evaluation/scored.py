@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vqathinker_jax.api import VideoQualityModel
 from vqathinker_jax.evaluation.shards import Shard
-from vqathinker_jax.results import ResultFile, ScoreResult, result_from_json
+from vqathinker_jax.result_file import ResultFile
+from vqathinker_jax.results import ScoreResult, result_from_json
 from vqathinker_jax.scoring import ScoreSettings
 
 
