@@ -34,7 +34,7 @@ rl.rollout rl.trainable rl.update
 config
 soft_score score_settings asking scoring
 evaluation.outcome
-reports.timeline_chart reports.agreement reports.evaluation reports.folder
+reports.timeline_chart reports.agreement reports.folder
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
 rl.stages rl.vocabulary rl.whitening rl.start rl.export rl.validation
 rl.run rl.sft rl.train
@@ -43,6 +43,7 @@ evaluation.benchmarks evaluation.predictions evaluation.statistics
 evaluation.beside evaluation.judged evaluation.tables
 evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
 evaluation.understanding evaluation.folder
+reports.tables reports.evaluation
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run

@@ -83,6 +83,7 @@ def test_killed_resumed_and_reported(small_folder, clips, labels, tmp_path, monk
     assert "random weights" in shown and "4 of 7" in shown
     assert "1 missing; 1 failed, left out of the metrics; 1 without a readable score" in shown
     assert "1 with an answer outside 1 to 5, kept" in shown
+    assert "brackets: 95% bootstrap intervals over the videos" in shown
 
     table = list(csv.reader((out / "mine.csv").read_text().splitlines()))
     assert table[0] == ["filename", "pred_score", "gt_score"]
@@ -102,19 +103,60 @@ def test_killed_resumed_and_reported(small_folder, clips, labels, tmp_path, monk
     assert outcome["parse_rate"] == 0.8 and outcome["num_failed"] == 1
     assert summary["model_kind"] == "random" and "versions" in summary["settings"]
     assert "- `gone.mp4`" in (out / "summary.md").read_text()
+    page = (out / "report.html").read_text()
+    assert "random weights" in page and page.count('class="card case"') == 4
+    assert page.count("<img") == 4 * 4 and "Fine." in page and "cannot be read as a video" in page
+    assert str(clips) not in page
 
     (tmp_path / "more.csv").write_text("filename,pred_score\nunknown.mp4,3\n")
     # Predictions in the published form give the same numbers, without a model.
     code, shown, _ = run(
         "evaluate", "--predictions", out / "mine.csv", "--benchmark", f"mine={labels}",
         "--predictions", tmp_path / "more.csv", "--beside", f"ours={out / 'summary.json'}",
-        "--out", tmp_path / "again", "--json", "--bootstrap", "50",
+        "--out", tmp_path / "again", "--json", "--bootstrap", "50", "--no-report",
     )  # fmt: skip
     assert json.loads(shown)["warning"] == "1 predictions fit no label"
     assert json.loads(shown)["settings"]["beside"]["ours"]["mine"]["srcc"] == pytest.approx(0.8)
     (again,) = json.loads(shown)["outcomes"]
     assert again["agreement"] == outcome["agreement"]
     assert (again["num_missing"], again["num_unparseable"]) == (1, 2)
+    assert not (tmp_path / "again" / "report.html").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_was_found_is_told_where_no_page_can_be_written(tmp_path, options):
+    (tmp_path / "p.csv").write_text("filename,pred_score,gt_score\na,1,1\nb,2,3\nc,6,2\n")
+    line = ("evaluate", "--predictions", tmp_path / "p.csv", "--bootstrap", "0", *options)
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    code, shown, said = run(*line, "--out", tmp_path / "out")
+    assert code == 1 and ("srcc" if options else "0.500") in shown
+    (problem,) = said.splitlines()
+    assert "report.html: cannot write: Is a directory" in problem
+    assert (tmp_path / "out" / "summary.json").exists()
+    # A place for nothing at all.
+    code, shown, said = run(*line, "--out", tmp_path / "p.csv" / "out")
+    assert code == 1 and shown == "" and "cannot be written to" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a,1,3\nb,1,2\nc,1,4\n", "all predictions are equal"),
+        ("a,1,3\nb,2,3\nc,4,3\n", "all labels are equal"),
+        ("a,1,3\nb,2,4\n", "2 scored videos, at least 3 are needed"),
+        ("a,7,3\nb,2,4\nc,3,1\n", "1 with an answer outside 1 to 5, kept"),
+    ],
+)
+def test_predictions_that_say_little_are_judged_and_said(tmp_path, rows, said):
+    (tmp_path / "p.csv").write_text("filename,pred_score,gt_score\n" + rows)
+    code, shown, _ = run(
+        "evaluate", "--predictions", tmp_path / "p.csv", "--out", tmp_path, "--bootstrap", "20"
+    )
+    assert code == 0 and said in shown and "nan" not in shown.lower()
+    (outcome,) = json.loads((tmp_path / "summary.json").read_text())["outcomes"]
+    values = [one["value"] for one in outcome["agreement"].values() if isinstance(one, dict)]
+    assert (values == [None] * 5) == ("outside" not in said)
+    assert said.partition(" with")[0] in (tmp_path / "report.html").read_text()
 
 
 def test_constant_answers_are_said_to_be_undefined(
@@ -156,6 +198,8 @@ def test_understanding(small_folder, clips, tmp_path, monkeypatch, endpoint):  #
     assert attribution["overall"] == 0.9
     assert asked["groups"] == {"global": 1.0, "referring": 0.0} and asked["overall"] == 0.5
     assert [row["status"] for row in asked["answers"]] == ["ok", "no letter", "error"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>referring</td>" not in page and "referring" in page and "judged by keywords" in page
 
     # Nothing but the broken video is asked again; the judge alone changes.
     answering(monkeypatch)

@@ -99,4 +99,5 @@ def outcome_of(
 
 def evaluation_of(*outcomes, warning=WARNING, model="m") -> Evaluation:
     """An evaluation of these."""
-    return Evaluation(model, "random", warning, {"seed": 0, "jax": "0.10.2"}, tuple(outcomes))
+    settings = {"bootstrap": {"draws": 200, "level": 0.9, "seed": 0}, "jax": "0.10.2"}
+    return Evaluation(model, "random", warning, settings, tuple(outcomes))

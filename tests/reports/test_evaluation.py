@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from tests.reports.records import (
     rows_of,
     write_clip,
 )
+from vqathinker_jax.evaluation.distortions import DIMENSIONS
+from vqathinker_jax.evaluation.finevd import AttributionOutcome, AttributionRow, DimensionCounts
 from vqathinker_jax.evaluation.outcome import Agreement, BenchmarkRow, Estimate
+from vqathinker_jax.evaluation.questions import Answered, QuestionsOutcome
+from vqathinker_jax.evaluation.understanding import Understanding
 from vqathinker_jax.reports.evaluation import (
     MOST_UNSCORED,
     flat_settings,
     interval,
-    overall,
     render_evaluation,
     tiles,
     write_evaluation_report,
@@ -68,7 +72,9 @@ def test_what_a_model_and_a_path_say_is_text(tmp_path):
     broken = BenchmarkRow(EVIL, "/v", 1.0, None, "error", ScoreResult("/v", "error", error=EVIL))
     outcome = outcome_of([row, broken], name=EVIL, notes=(EVIL,))
     evaluation = evaluation_of(outcome, model=EVIL, warning=EVIL)
-    page = render_evaluation(dataclasses.replace(evaluation, settings={EVIL: EVIL}))
+    page = render_evaluation(
+        dataclasses.replace(evaluation, settings=evaluation.settings | {EVIL: EVIL})
+    )
     read = Reader(page)
     assert "script" not in read.tags and "\x1b" not in page and "<script>" not in page
     assert all(link.startswith(("data:", "#")) for link in read.links)
@@ -90,7 +96,8 @@ def test_undefined_is_said_and_is_not_zero():
 def test_videos_without_a_score_are_named_up_to_a_cap():
     num = MOST_UNSCORED + 9
     rows = rows_of([3.0] * num, [None] * num)
-    text = Reader(render_evaluation(evaluation_of(outcome_of(rows)))).text
+    nothing = Agreement(0, NAN, NAN, NAN, NAN, NAN, None, "0 scored videos")
+    text = Reader(render_evaluation(evaluation_of(outcome_of(rows, agreement=nothing)))).text
     assert f"{num} without a score" in text and "9 more are left out here" in text
     assert "v0.mp4" in text and f"v{num - 1}.mp4" not in text
     assert f"{num} without a file" in text
@@ -99,21 +106,58 @@ def test_videos_without_a_score_are_named_up_to_a_cap():
 def test_domains_are_weighted_by_their_videos():
     small = outcome_of(rows_of([1, 2], [1, 2]), "s", "ood", 0.2)
     large = outcome_of(rows_of(range(8), range(8)), "l", "ood", 0.7)
-    assert overall([small, large], lambda one: one.srcc) == pytest.approx((2 * 0.2 + 8 * 0.7) / 10)
+    assert (2 * 0.2 + 8 * 0.7) / 10 == pytest.approx(0.6)
     found = {tile.title: tile for tile in tiles([small, large])}
-    assert found["SRCC, out of domain"].value == "0.600"
+    assert found["SRCC, out of distribution"].value == "0.600"
     assert found["Videos scored"].value == "10"
     custom = [dataclasses.replace(one, domain="custom") for one in (small, large)]
     assert "SRCC, custom" not in {tile.title for tile in tiles(custom)}
-    assert math.isnan(overall([], lambda one: one.srcc))
 
 
 def test_settings_inside_others_get_dotted_names():
     settings = {"a": {"b": {"c": True}, "d": None}, "e": (1, 2)}
     assert flat_settings(settings) == [("a.b.c", "yes"), ("a.d", "–"), ("e", "(1, 2)")]
-    evaluation = dataclasses.replace(evaluation_of(), settings={"versions": {EVIL: EVIL}})
-    read = Reader(render_evaluation(evaluation))
+    evaluation = evaluation_of()
+    more = evaluation.settings | {"versions": {EVIL: EVIL}}
+    read = Reader(render_evaluation(dataclasses.replace(evaluation, settings=more)))
     assert "script" not in read.tags and "versions.</p>" in read.text
+
+
+def test_the_level_of_the_intervals_is_said():
+    evaluation = evaluation_of(outcome_of(rows_of(LABELS, PREDICTIONS)))
+    assert "90% bootstrap intervals over the videos" in Reader(render_evaluation(evaluation)).text
+    none = {"bootstrap": {"draws": 0, "level": 0.9, "seed": 0}}
+    page = render_evaluation(dataclasses.replace(evaluation, settings=none))
+    assert "bootstrap intervals" not in Reader(page).text
+
+
+def test_figures_of_others_stand_beside():
+    evaluation = evaluation_of(outcome_of(rows_of(LABELS, PREDICTIONS), "KoNViD-1k", "in-domain"))
+    beside = {"beside": {EVIL: {"KoNViD-1k": {"srcc": 0.5}, "in-domain": {"plcc": 0.25}}}}
+    page = render_evaluation(dataclasses.replace(evaluation, settings=evaluation.settings | beside))
+    read = Reader(page)
+    assert "script" not in read.tags and "not measured here" in read.text
+    cells = [re.sub("<[^>]*>", " ", row).split() for row in page.split("<tr>") if "0.500" in row]
+    assert cells == [["KoNViD-1k", "0.800", "0.800", "0.500", "–"]]
+    assert "0.250" in page and "In-domain overall" in read.text
+
+
+def test_what_was_understood_has_tables():
+    counts = {name: DimensionCounts(3, 1, 0, 0, 0) for name in DIMENSIONS}
+    row = AttributionRow("v", "no verdict", {"blur": True}, None)
+    attribution = AttributionOutcome("finevd", EVIL, counts, (row,))
+    answers = tuple(
+        Answered(number, "v", group, "ok", "A", chosen, None, None)
+        for number, (group, chosen) in enumerate((("global", "A"), ("referring", "B")))
+    )
+    understanding = Understanding((attribution,), (QuestionsOutcome("qbench", answers),))
+    page = render_evaluation(evaluation_of(), understanding)
+    read = Reader(page)
+    assert "script" not in read.tags and "1 without a verdict, counted as wrong" in read.text
+    assert "75.0" in read.text and "100.0" in read.text and "referring" in read.text
+    # Without benchmarks there is no table of their agreement.
+    assert "Agreement with the labels" not in read.text
+    assert "Understanding" not in Reader(render_evaluation(evaluation_of())).text
 
 
 def test_a_rate_is_never_rounded_up_to_all():

@@ -331,10 +331,6 @@ def finish(
     understanding = understanding or Understanding()
     try:
         write_evaluation(evaluation, Path(args.out), understanding)
-        if evaluation.outcomes and not args.no_report:
-            write_evaluation_report(evaluation, Path(args.out) / "report.html")
-    except ReportError as error:
-        return fail(args, error, SOME_FAILED)
     except OSError as error:
         return fail(args, f"{args.out}: cannot be written to ({error.strerror})", SOME_FAILED)
     if args.json:
@@ -344,6 +340,12 @@ def finish(
         print(text_summary(evaluation))
         if not understanding.is_empty:
             print("\n" + text_understanding(understanding))
+    if not args.no_report:
+        # Last: what was found is told even where no page can be written.
+        try:
+            write_evaluation_report(evaluation, Path(args.out) / "report.html", understanding)
+        except ReportError as error:
+            return fail(args, error, SOME_FAILED)
     if not args.quiet:
         print(f"written to {args.out}", file=sys.stderr)
     lost = sum(one.num_missing + one.num_failed for one in evaluation.outcomes)

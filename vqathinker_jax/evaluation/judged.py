@@ -105,13 +105,14 @@ class Overall:
 
 
 def overall(outcomes: Sequence[BenchmarkOutcome], domain: str) -> Overall | None:
-    """The overall of the in-domain or the out-of-distribution benchmarks.
+    """The overall of the benchmarks of one domain.
 
     `sum(n_b s_b) / sum(n_b)`, with n_b the scored videos of benchmark b: the paper weights its
-    overall columns by the number of videos. None where no benchmark of the domain has a value.
+    overall columns by the number of videos. None where no benchmark of the domain has a value; a
+    statistic that one of them lacks is NaN.
     """
     there = [one for one in outcomes if one.domain == domain]
-    used = [one for one in there if one.agreement.why_undefined is None]
+    used = [one for one in there if math.isfinite(one.agreement.srcc.value)]
     if not used:
         return None
     names = {one.name for one in PUBLISHED if one.domain == domain}

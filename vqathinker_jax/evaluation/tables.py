@@ -15,9 +15,8 @@ from vqathinker_jax.evaluation.outcome import Estimate, Evaluation
 
 HEADER = ("benchmark", "videos", "SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE fitted", "parsed")
 EXPLANATION = (
-    "Brackets: bootstrap percentile intervals over the videos. *PLCC fitted* and *RMSE fitted* are "
-    "after the four-parameter logistic, refitted in every draw; RMSE is in the unit of the labels. "
-    "Overalls are weighted by the number of scored videos."
+    "*PLCC fitted* and *RMSE fitted* are after the four-parameter logistic, refitted in every "
+    "draw; RMSE is in the unit of the labels. Overalls are weighted by the number of scored videos."
 )
 MOST_MISSING = 20
 """Missing videos that the summary names; all of them are in missing.txt."""
@@ -30,6 +29,15 @@ def shown(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def interval_words(evaluation: Evaluation) -> str:
+    """What the intervals of an evaluation are, such as `95% bootstrap intervals over the videos`;
+    empty where none were made."""
+    made = evaluation.settings["bootstrap"]
+    if not made["draws"]:
+        return ""
+    return f"{100 * made['level']:.4g}% bootstrap intervals over the videos"
 
 
 def header(evaluation: Evaluation) -> tuple[str, ...]:
@@ -124,6 +132,8 @@ def text_summary(evaluation: Evaluation) -> str:
     parts = [title]
     if evaluation.outcomes:
         parts.append(text_table(header(evaluation), rows(evaluation)))
+        if interval_words(evaluation):
+            parts.append(f"brackets: {interval_words(evaluation)}")
     said = remarks(evaluation)
     return "\n\n".join(parts + (["\n".join(map(printable, said))] if said else []))
 
@@ -135,7 +145,9 @@ def markdown_summary(evaluation: Evaluation) -> str:
         f"Model: `{printable(evaluation.model)}` ({evaluation.model_kind})",
     ]
     if evaluation.outcomes:
-        parts += [markdown_table(header(evaluation), rows(evaluation)), EXPLANATION]
+        made = interval_words(evaluation)
+        explanation = f"Brackets: {made}. {EXPLANATION}" if made else EXPLANATION
+        parts += [markdown_table(header(evaluation), rows(evaluation)), explanation]
     said = remarks(evaluation)
     if said:
         parts.append("\n".join(f"- {printable(line)}" for line in said))

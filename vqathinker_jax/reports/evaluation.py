@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from vqathinker_jax.data.clip import printable
+from vqathinker_jax.evaluation.benchmarks import CUSTOM, IN_DOMAIN, OOD
+from vqathinker_jax.evaluation.judged import overall
 from vqathinker_jax.evaluation.outcome import (
-    Agreement,
     BenchmarkOutcome,
     BenchmarkRow,
     Estimate,
     Evaluation,
 )
+from vqathinker_jax.evaluation.tables import interval_words
+from vqathinker_jax.evaluation.understanding import Understanding
 from vqathinker_jax.reports.agreement import Figure, Miss, figures, worst_misses
-from vqathinker_jax.reports.page import decimals, environment, write_page
+from vqathinker_jax.reports.page import (
+    Tile,
+    decimals,
+    environment,
+    legible,
+    shown_setting,
+    write_page,
+)
 from vqathinker_jax.reports.pictures import Strip, frame_strips
+from vqathinker_jax.reports.tables import beside_table, understanding_tables
 from vqathinker_jax.terminal import shown_reason
 
 MOST_MISSES, MOST_MISSES_EACH = 36, 6
@@ -29,16 +38,7 @@ MOST_UNSCORED = 12
 """Videos without a score that are named, of one benchmark."""
 LONGEST_REASON = 700
 """Characters of a reasoning that are shown."""
-DOMAINS = {"in-domain": "in-domain", "ood": "out of domain", "custom": "custom"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A headline number."""
-
-    title: str
-    value: str
-    note: str
+DOMAINS = {IN_DOMAIN: "in-domain", OOD: "out of distribution", CUSTOM: "custom"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Part:
     num_unscored: int
 
 
-def write_evaluation_report(evaluation: Evaluation, path: Path) -> None:
+def write_evaluation_report(
+    evaluation: Evaluation, path: Path, understanding: Understanding | None = None
+) -> None:
     """Writes what an evaluation found as one HTML file.
 
     Frames of the worst cases are decoded again from their files, where these are unchanged.
@@ -81,14 +83,15 @@ def write_evaluation_report(evaluation: Evaluation, path: Path) -> None:
     Args:
       evaluation: what it found.
       path: of the file; replaced where it exists.
+      understanding: attributions and questions, where there are any.
 
     Raises:
       ReportError: it cannot be written.
     """
-    write_page(render_evaluation(evaluation), path)
+    write_page(render_evaluation(evaluation, understanding), path)
 
 
-def render_evaluation(evaluation: Evaluation) -> str:
+def render_evaluation(evaluation: Evaluation, understanding: Understanding | None = None) -> str:
     """The page; names, notes and what the model said are escaped."""
     each = max(1, min(MOST_MISSES_EACH, MOST_MISSES // max(1, len(evaluation.outcomes))))
     misses = [worst_misses(outcome, each) for outcome in evaluation.outcomes]
@@ -105,7 +108,12 @@ def render_evaluation(evaluation: Evaluation) -> str:
         warning=None if evaluation.warning is None else printable(evaluation.warning),
         parts=parts,
         tiles=tiles(evaluation.outcomes),
-        settings=flat_settings(evaluation.settings),
+        settings=flat_settings(
+            {name: value for name, value in evaluation.settings.items() if name != "beside"}
+        ),
+        intervals=interval_words(evaluation),
+        beside=beside_table(evaluation),
+        understood=understanding_tables(understanding or Understanding()),
         span=interval_span(evaluation.outcomes),
         interval=interval,
     )
@@ -148,11 +156,6 @@ def worst_case(miss: Miss, strip: Strip) -> WorstCase:
     )
 
 
-def legible(text: str) -> str:
-    """A text of several lines without control characters."""
-    return "\n".join(printable(line.expandtabs(2)) for line in text.splitlines())
-
-
 def unscored_line(row: BenchmarkRow) -> tuple[str, str, str]:
     """Name, status and reason of a video without a score."""
     reason = "" if row.result is None else shown_reason(row.result)
@@ -181,8 +184,8 @@ def tiles(outcomes: Sequence[BenchmarkOutcome]) -> list[Tile]:
         # Benchmarks of one's own have nothing in common that a mean would be of.
         if not of_domain or (domain == "custom" and len(of_domain) > 1):
             continue
-        srcc = overall(of_domain, lambda found: found.srcc)
-        plcc = overall(of_domain, lambda found: found.plcc)
+        total = overall(outcomes, domain)
+        srcc, plcc = (total.srcc, total.plcc) if total else (math.nan, math.nan)
         notes = [f"PLCC {plcc:.3f}" if math.isfinite(plcc) else "PLCC undefined"]
         if len(of_domain) > 1:
             notes.append(f"{len(of_domain)} benchmarks, weighted by their videos with a score")
@@ -205,25 +208,6 @@ def tiles(outcomes: Sequence[BenchmarkOutcome]) -> list[Tile]:
 def _percent(rate: float) -> str:
     # A rate that is not whole is never rounded up to a whole one.
     return "100" if rate == 100 else f"{min(rate, 99.9):.1f}"
-
-
-def overall(
-    outcomes: Sequence[BenchmarkOutcome], statistic: Callable[[Agreement], Estimate]
-) -> float:
-    """The mean of a statistic weighted by numbers of videos, of the benchmarks where it is defined.
-
-    NaN where it is defined for none.
-    """
-    defined = [
-        (value, outcome.agreement.num_scored)
-        for outcome in outcomes
-        if outcome.agreement.num_scored
-        and math.isfinite(value := statistic(outcome.agreement).value)
-    ]
-    if not defined:
-        return math.nan
-    values, weights = np.array(defined).T
-    return float(np.average(values, weights=weights))
 
 
 def interval_span(outcomes: Sequence[BenchmarkOutcome]) -> tuple[float, float]:
@@ -268,12 +252,3 @@ def flat_settings(settings: Mapping[str, object], prefix: str = "") -> list[tupl
         else:
             lines.append((name, shown_setting(value)))
     return lines
-
-
-def shown_setting(value: object) -> str:
-    """A setting as it is written."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(str(value))

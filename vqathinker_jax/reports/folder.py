@@ -12,8 +12,15 @@ from markupsafe import Markup
 
 from vqathinker_jax.data.clip import printable
 from vqathinker_jax.reports.charts import histogram
-from vqathinker_jax.reports.evaluation import Tile, legible, shown_setting
-from vqathinker_jax.reports.page import decimals, environment, script_hashes, write_page
+from vqathinker_jax.reports.page import (
+    Tile,
+    decimals,
+    environment,
+    legible,
+    script_hashes,
+    shown_setting,
+    write_page,
+)
 from vqathinker_jax.reports.pictures import Strip, frame_strips
 from vqathinker_jax.reports.timeline_chart import moments, timeline_chart
 from vqathinker_jax.results import ScoreResult

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -12,11 +13,22 @@ from pathlib import Path
 
 import jinja2
 
+from vqathinker_jax.data.clip import printable
+
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 class ReportError(ValueError):
     """A page that cannot be written; the message is one line for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A headline number."""
+
+    title: str
+    value: str
+    note: str
 
 
 def environment(package: str, folder: str = "templates") -> jinja2.Environment:
@@ -99,3 +111,17 @@ def write_page(page: str, path: Path) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise ReportError(f"{path}: cannot write: {error.strerror}") from None
+
+
+def legible(text: str) -> str:
+    """A text of several lines without control characters."""
+    return "\n".join(printable(line.expandtabs(2)) for line in text.splitlines())
+
+
+def shown_setting(value: object) -> str:
+    """A setting as it is written."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(str(value))
