@@ -11,6 +11,7 @@ from vqathinker_jax.evaluation.questions import (
     read_letter,
     read_questions,
 )
+from vqathinker_jax.evaluation.understanding import Understanding, remarks
 
 OPTIONS = ("Bright", "Dark", "Not clear")
 GOOD = {"video": "a.mp4", "question": "How is it lit?", "options": list(OPTIONS), "answer": "B"}
@@ -22,7 +23,9 @@ def read(tmp_path, *entries):
 
 
 def test_reads(tmp_path):
-    first, second = read(tmp_path, GOOD, GOOD | {"answer": "Not clear", "group": "global"})
+    other = GOOD | {"answer": "Not clear", "group": "global"}
+    first, second, third = read(tmp_path, GOOD, other, GOOD | {"answer": "b. Dark"}).questions
+    assert third.answer == 1
     assert (first.answer, second.answer, second.group) == (1, 2, "global")
     assert first.prompt.splitlines()[:3] == ["How is it lit?", "A. Bright", "B. Dark"]
     assert first.path == str(tmp_path / "a.mp4")
@@ -32,6 +35,7 @@ def test_reads(tmp_path):
     ("change", "said"),
     [
         ({"answer": "D"}, "question 2: its answer 'D' is neither a letter nor an option"),
+        ({"answer": "A. Dark"}, "'A. Dark' is neither"),
         ({"answer": 1}, "its answer is no text"),
         ({"options": ["a"]}, "2 to 26 different"),
         ({"options": ["a", "a"]}, "2 to 26 different"),
@@ -47,6 +51,51 @@ def test_bad_questions_are_refused(change, said, tmp_path):
     with pytest.raises(BenchmarkError) as caught:
         read(tmp_path, GOOD, GOOD | change)
     assert said in str(caught.value)
+
+
+THEIRS = {
+    "video_name": "a.mp4",
+    "question": "Is the video blurred?",
+    "question_type": ["yes_or_no", "technical"],
+    "answers": ["Yes", "No"],
+    "correct_ans": "No",
+    "context": "Single_Referring",
+}
+"""As Q-Bench-Video's own script reads them."""
+
+
+def test_the_published_form_is_read(tmp_path):
+    others = [
+        THEIRS | {"context": ["Global"], "correct_ans": "A", "answer": "what a model said"},
+        THEIRS | {"question_type": "open_ended", "answers": []},
+        THEIRS | {"context": "Pair_Compare_Fine", "video_name": "a.mp4_cat_b.mp4.mp4"},
+        THEIRS | {"context": "Joint"},
+    ]
+    found = read(tmp_path, THEIRS, *others)
+    first, second = found.questions
+    assert (first.group, first.answer, first.options) == ("referring", 1, ("Yes", "No"))
+    assert (second.group, second.answer, second.number) == ("global", 0, 2)
+    assert found.notes == (
+        "1 questions left out: open-ended, so without a letter to choose",
+        "2 questions left out: about a pair of videos",
+    )
+    outcome = QuestionsOutcome("q", (), found.notes)
+    assert "q: 2 questions left out: about a pair of videos" in remarks(
+        Understanding(questions=(outcome,))
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({key: THEIRS[key] for key in THEIRS if key != "correct_ans"}, "without correct_ans"),
+        (THEIRS | {"context": 3}, "its context is no text"),
+        (THEIRS | {"question_type": "open_ended"}, "no multiple-choice question"),
+    ],
+)
+def test_a_published_form_that_lacks_something_is_refused(entry, said, tmp_path):
+    with pytest.raises(BenchmarkError, match=said):
+        read(tmp_path, entry)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vqathinker_jax.evaluation.finevd import AttributionLabel
     from vqathinker_jax.evaluation.judge import JudgeConfig
     from vqathinker_jax.evaluation.outcome import Evaluation
-    from vqathinker_jax.evaluation.questions import Question
+    from vqathinker_jax.evaluation.questions import QuestionFile
     from vqathinker_jax.evaluation.statistics import BootstrapConfig
     from vqathinker_jax.evaluation.understanding import Understanding
 
@@ -89,8 +89,10 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE.json:VIDEO_ROOT",
-        help="multiple choice, as in Q-Bench-Video: a list of objects with video, question, "
-        "options, answer and group (global, referring); repeatable",
+        help="multiple choice: a list of objects with video, question, options, answer and group "
+        "(such as global, referring), or Q-Bench-Video's own file (video_name, question, answers, "
+        "correct_ans, question_type, context), of which open-ended questions and those about two "
+        "videos are left out; repeatable",
     )
     command.add_argument(
         "--skip-bad-labels",
@@ -223,7 +225,7 @@ class Task:
     """Labels of attribution, or questions, that were read."""
 
     name: str
-    items: tuple[AttributionLabel, ...] | tuple[Question, ...]
+    items: tuple[AttributionLabel, ...] | QuestionFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +248,7 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
     from vqathinker_jax.evaluation.judge import JudgeConfig
     from vqathinker_jax.evaluation.questions import read_questions
 
-    def read(texts: list[str], reader: Callable[[Path, Path], tuple]) -> tuple[Task, ...]:
+    def read(texts: list[str], reader: Callable[[Path, Path], Any]) -> tuple[Task, ...]:
         tasks = []
         for text in texts:
             source = parse_source(text)

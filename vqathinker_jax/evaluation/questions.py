@@ -1,8 +1,13 @@
 """Multiple-choice questions about videos: reading them, and reading the letter of an answer.
 
 A question file is JSON: a list of objects with `video`, `question`, `options` (a list in the order
-of the letters), `answer` (a letter, or the text of the right option) and optionally `group`, such
-as Q-Bench-Video's `global` and `referring`.
+of the letters), `answer` (a letter, or the text of the right option) and optionally `group`.
+
+Objects with `video_name` instead are read as Q-Bench-Video's: `question`, `answers` (the options),
+`correct_ans`, `question_type` (a text or texts; those with `open_ended` are left out) and `context`
+(a text or texts that say `global` or `referring`, the groups; those with `compare` or `joint` are
+about a pair of videos and are left out). Source: GPT_test.py of Q-Future/Q-Bench-Video, which reads
+such a file, and its README.md for `correct_ans`; the file itself was not at hand.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from vqathinker_jax.evaluation.benchmarks import BenchmarkError
 
 ASKING = "Answer with the letter of the right option."
 MOST_SHOWN = 20
+GROUPS = ("global", "referring")
+"""Of the questions about one video in Q-Bench-Video."""
 
 _ALONE = re.compile(r"[\s*_(\[{\"'`]*([A-Za-z])[\s*_)\]}\"'`]*(?:[.:)].*)?", re.DOTALL)
 _SAID = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*[*_(\[\"'`]*([A-Z])(?![A-Za-z])")
@@ -76,6 +83,8 @@ class QuestionsOutcome:
 
     name: str
     answers: tuple[Answered, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out of the file."""
 
     def accuracy(self, group: str | None = None) -> float:
         """Share of right letters among the questions asked, of a group or of all; NaN without
@@ -98,7 +107,16 @@ class QuestionsOutcome:
         return collections.Counter(one.status for one in self.answers)[status]
 
 
-def read_questions(file: Path, root: Path) -> tuple[Question, ...]:
+@dataclasses.dataclass(frozen=True)
+class QuestionFile:
+    """Questions that were read."""
+
+    questions: tuple[Question, ...]
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+
+
+def read_questions(file: Path, root: Path) -> QuestionFile:
     """Reads a question file.
 
     Raises:
@@ -112,9 +130,15 @@ def read_questions(file: Path, root: Path) -> tuple[Question, ...]:
         raise BenchmarkError(f"{file}: not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise BenchmarkError(f"{file}: is not a list of questions")
-    made, bad = [], []
+    made, bad, left_out = [], [], collections.Counter()
     for number, entry in enumerate(entries, start=1):
         try:
+            if isinstance(entry, dict) and "video_name" in entry:
+                reason = _why_left_out(entry)
+                if reason:
+                    left_out[reason] += 1
+                    continue
+                entry = _of_q_bench_video(entry)
             made.append(_question(number, entry, root))
         except ValueError as error:
             bad.append(f"  question {number}: {error}")
@@ -123,7 +147,41 @@ def read_questions(file: Path, root: Path) -> tuple[Question, ...]:
         raise BenchmarkError(
             "\n".join([f"{file}: {len(bad)} bad questions", *bad[:MOST_SHOWN], *more])
         )
-    return tuple(made)
+    if not made:
+        raise BenchmarkError(f"{file}: holds no multiple-choice question about one video")
+    notes = tuple(f"{count} questions left out: {why}" for why, count in left_out.items())
+    return QuestionFile(tuple(made), notes)
+
+
+def _why_left_out(entry: dict[str, Any]) -> str | None:
+    """Why a question of Q-Bench-Video has no place here; None where it has."""
+    if "open_ended" in _text(entry, "question_type"):
+        return "open-ended, so without a letter to choose"
+    context = _text(entry, "context")
+    if "compare" in context or "joint" in context:
+        return "about a pair of videos"
+    return None
+
+
+def _of_q_bench_video(entry: dict[str, Any]) -> dict[str, Any]:
+    """A question of Q-Bench-Video under our names; what lacks stays out."""
+    names = {"video_name": "video", "answers": "options", "correct_ans": "answer"}
+    missing = [name for name in ("question", *names) if name not in entry]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    context = _text(entry, "context")
+    made = {ours: entry[theirs] for theirs, ours in names.items()}
+    group = next((group for group in GROUPS if group in context), context)
+    return made | {"question": entry["question"], "group": group}
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    """A field that is a text or several, as one in small letters; empty where there is none."""
+    value = entry.get(key, "")
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"its {key} is no text")
+    return " ".join(parts).lower()
 
 
 def _question(number: int, entry: Any, root: Path) -> Question:
@@ -145,13 +203,7 @@ def _question(number: int, entry: Any, root: Path) -> Question:
             raise ValueError(f"holds {placeholder!r}, which means something to the model")
     if not isinstance(answer, str):
         raise ValueError("its answer is no text")
-    if answer.strip() in options:
-        index = options.index(answer.strip())
-    else:
-        letter = answer.strip().rstrip(".").upper()
-        index = LETTERS.find(letter) if len(letter) == 1 else -1
-        if not 0 <= index < len(options):
-            raise ValueError(f"its answer {answer[:40]!r} is neither a letter nor an option")
+    index = _right_option(answer.strip(), options)
     group = entry.get("group", "")
     if not isinstance(group, str):
         raise ValueError("its group is no text")
@@ -159,6 +211,17 @@ def _question(number: int, entry: Any, root: Path) -> Question:
     return Question(
         number, video, str(root / video), text.strip(), tuple(options), index, group.strip()
     )
+
+
+def _right_option(answer: str, options: Sequence[str]) -> int:
+    """The index of an answer that is an option, its letter, or both as in `B. Dark`."""
+    if answer in options:
+        return options.index(answer)
+    letter, _, text = answer.partition(".")
+    index = LETTERS.find(letter.upper()) if len(letter) == 1 else -1
+    if not 0 <= index < len(options) or text.strip() not in ("", options[index]):
+        raise ValueError(f"its answer {answer[:40]!r} is neither a letter nor an option")
+    return index
 
 
 def read_letter(response: str, options: Sequence[str]) -> str | None:

@@ -22,7 +22,7 @@ from vqathinker_jax.evaluation.judged import judge_predictions, judge_results
 from vqathinker_jax.evaluation.outcome import Evaluation
 from vqathinker_jax.evaluation.predictions import benchmark_of, match, read_predictions
 from vqathinker_jax.evaluation.provenance import settings_of_asking, settings_of_judging
-from vqathinker_jax.evaluation.questions import Question, QuestionsOutcome
+from vqathinker_jax.evaluation.questions import QuestionFile, QuestionsOutcome
 from vqathinker_jax.evaluation.scored import score_videos
 from vqathinker_jax.evaluation.shards import Shard
 from vqathinker_jax.evaluation.statistics import BootstrapConfig
@@ -138,23 +138,23 @@ class ModelRun:
         named = LanguageJudge(judge, self.out / f"{name}.judge.jsonl").named
         return judge_attribution(name, labels, results, f"{judge.model} at {judge.url}", named)
 
-    def questions(self, name: str, questions: Sequence[Question]) -> QuestionsOutcome:
+    def questions(self, name: str, file: QuestionFile) -> QuestionsOutcome:
         """Asks multiple-choice questions.
 
         Raises:
           ValueError, OSError: a file that is not ours or cannot be written.
         """
-        total = len(self.shard.share(questions))
+        total = len(self.shard.share(file.questions))
         with Counter("questions", total, self.is_quiet) as counter:
             answers = ask_questions(
                 self.model,
                 self.settings,
-                questions,
+                file.questions,
                 self.out / f"{name}.jsonl",
                 self.shard,
                 lambda done: counter.show(done, total),
             )
-        return QuestionsOutcome(name, answers)
+        return QuestionsOutcome(name, answers, file.notes)
 
     def _score(self, name: str, paths: Sequence[str]) -> dict[str, ScoreResult]:
         """Scores videos into NAME.jsonl, with progress on stderr."""

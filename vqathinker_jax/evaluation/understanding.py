@@ -82,6 +82,7 @@ def remarks(understanding: Understanding) -> list[str]:
         counts = [f"{one.count(status)} {what}" for status, what in told if one.count(status)]
         if counts:
             said.append(f"{one.name}: of {len(one.answers)} questions " + "; ".join(counts))
+        said += [f"{one.name}: {note}" for note in one.notes]
     return said
 
 
@@ -132,6 +133,7 @@ def json_understanding(understanding: Understanding) -> dict[str, Any]:
                 {
                     "name": one.name,
                     "overall": one.accuracy(),
+                    "notes": list(one.notes),
                     "groups": {group: one.accuracy(group) for group in one.groups},
                     "answers": [dataclasses.asdict(answer) for answer in one.answers],
                 }
