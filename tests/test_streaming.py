@@ -35,14 +35,15 @@ def test_the_last_event_is_what_score_gives(small_model, clip, settings):
     shown = read_clip(clip, FrameRequest.of(small_model.video)).frames
     np.testing.assert_array_equal(first.images, shown)
     assert last.result == small_model.score(clip, settings)
-    assert {event.kind for event in texts} == (set() if settings.at_once else {"text"})
-    if texts:
+    assert {event.kind for event in texts} == {"timeline" if settings.segment_s else "text"}
+    if not settings.at_once:
         assert len(texts) > 1, "the text is seen to grow"
         assert texts[-1].text == last.result.responses[0]
         lengths = [len(event.text) for event in texts]
         assert lengths == sorted(lengths)
     if settings.segment_s:
-        assert len(last.result.timeline) == 4
+        assert [len(event.result.timeline) for event in texts] == [1, 2, 3, 4]
+        assert texts[1].result.timeline == last.result.timeline[:2]
 
 
 def test_a_broken_file_has_one_event(small_model, tmp_path):

@@ -111,8 +111,9 @@ class VideoQualityModel:
         """Scores one file and tells what happens meanwhile.
 
         First a `frames` event with the images the model is shown, uint8 [I, S, S, 3]; then `text`
-        events with the first answer so far, while all samples are generated; last a `result` event
-        with what `score` gives. A file that cannot be decoded has the last one alone.
+        events with the first answer so far, while all samples are generated; `timeline` events with
+        the segments so far, where there are any; last a `result` event with what `score` gives. A
+        file that cannot be decoded has the last one alone.
         """
         settings = ScoreSettings() if settings is None else settings
         return stream_one(self.loaded, os.fspath(path), settings)

@@ -264,8 +264,7 @@ class Asker:
         error = result.error
         if result.status == "ok" and result.score is None:
             error = "no answer holds a number"
-        std = result.soft_std if result.aggregate == "soft" else result.std
-        return Segment(start, end, result.score, std, result.reasoning, error)
+        return Segment(start, end, result.score, result.score_std, result.reasoning, error)
 
     def _provenance(self, stamp: Stamp) -> dict:
         is_greedy = self.sampling.is_greedy

@@ -22,7 +22,7 @@ class Segment:
     score: float | None = None
     """As `ScoreResult.score`, of this stretch alone."""
     std: float | None = None
-    """As `ScoreResult.std`, or `soft_std` where the score is soft."""
+    """As `ScoreResult.score_std`."""
     reasoning: str | None = None
     error: str | None = None
     """One line that says why there is no score."""
@@ -100,6 +100,14 @@ class ScoreResult:
     """What that map is and how many videos it was fitted on."""
     timeline: tuple[Segment, ...] = ()
     """Scores over time, where they were asked for."""
+
+    @property
+    def score_std(self) -> float | None:
+        """The standard deviation that belongs to `score`: `soft_std` where it is soft, else `std`;
+        None without a score."""
+        if self.score is None:
+            return None
+        return self.soft_std if self.aggregate == "soft" else self.std
 
     def to_json(self) -> str:
         """One line of JSON."""

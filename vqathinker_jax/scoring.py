@@ -33,13 +33,13 @@ class StreamEvent:
     """Something to show while a video is judged."""
 
     kind: str
-    """`frames`, `text` or `result`."""
+    """`frames`, `text`, `timeline` or `result`."""
     images: UInt8[np.ndarray, "I S S 3"] | None = None
     """Of `frames`: what the model is shown."""
     text: str = ""
     """Of `text`: the first answer so far."""
     result: ScoreResult | None = None
-    """Of `result`."""
+    """Of `result`; of `timeline` with the segments judged so far."""
 
 
 def score_many(
@@ -79,7 +79,8 @@ def score_many(
             submit_one()
             if sum(isinstance(item, Decoded) for item in batch) == batch_size or not waiting:
                 for item, result in zip(batch, asker.answer(batch), strict=True):
-                    yield _with_timeline(asker, pool, item, result)
+                    *_, whole = _over_time(asker, pool, item, result)
+                    yield whole
                 batch = []
 
 
@@ -95,8 +96,9 @@ def stream_one(
       chunk: tokens between two `text` events.
 
     Yields:
-      One `frames` event, `text` events whose text grows, and a `result` event that equals what
-      `score_many` gives. Of a file that cannot be decoded, a `result` event alone.
+      One `frames` event, `text` events whose text grows, a `timeline` event for every segment where
+      segments are asked for, and a `result` event that equals what `score_many` gives. Of a file
+      that cannot be decoded, a `result` event alone.
     """
     batch_size = 1 if settings.segment_s is None else settings.batch_size
     asker, stamp = Asker(model, settings, batch_size), file_stamp(path)
@@ -114,7 +116,11 @@ def stream_one(
             if asked.responses and asked.responses[0] != shown:
                 shown = asked.responses[0]
                 yield StreamEvent("text", text=shown)
-        result = _with_timeline(asker, pool, item, asker.result(item, asked))
+        results = _over_time(asker, pool, item, asker.result(item, asked))
+        result = next(results)
+        for more in results:
+            yield StreamEvent("timeline", result=result)
+            result = more
         yield StreamEvent("result", result=result)
 
 
@@ -129,23 +135,29 @@ def _open_pool(model: LoadedModel, settings: ScoreSettings, num_files: int) -> D
     )
 
 
-def _with_timeline(
+def _over_time(
     asker: Asker, pool: DecodePool, item: ScoreResult | Decoded, result: ScoreResult
-) -> ScoreResult:
-    """The result with its timeline, where one was asked for and can be made."""
+) -> Iterator[ScoreResult]:
+    """The result with more and more of its timeline, where one was asked for and can be made; the
+    last one is whole."""
     length = asker.settings.segment_s
     if length is None or not isinstance(item, Decoded):
-        return result
+        yield result
+        return
     reason = why_no_timeline(item.clip.facts, length)
     if reason is not None:
-        return dataclasses.replace(result, warnings=(*result.warnings, reason))
+        yield dataclasses.replace(result, warnings=(*result.warnings, reason))
+        return
     bounds = segment_bounds(clip_seconds(item.clip.facts), length)
-    timeline = tuple(_timeline(asker, pool, item, bounds))
+    timeline: tuple[Segment, ...] = ()
+    for segment in _timeline(asker, pool, item, bounds):
+        timeline += (segment,)
+        yield dataclasses.replace(result, timeline=timeline)
     failed = sum(segment.error is not None for segment in timeline)
     warnings = result.warnings
     if failed:
         warnings += (f"{failed} of {len(timeline)} segments have no score",)
-    return dataclasses.replace(result, timeline=timeline, warnings=warnings)
+    yield dataclasses.replace(result, timeline=timeline, warnings=warnings)
 
 
 def _timeline(

@@ -28,9 +28,8 @@ def shown_score(result: ScoreResult) -> str:
     if result.status != "ok":
         return "error"
     shown = "no score" if result.score is None else f"{result.score:.2f}"
-    std = result.soft_std if result.aggregate == "soft" else result.std
-    if std is not None and result.score is not None:
-        shown += f" ± {std:.2f}"
+    if result.score_std is not None:
+        shown += f" ± {result.score_std:.2f}"
     if result.interval is not None and result.aggregate != "soft":
         shown += " ({:.2f}-{:.2f})".format(*result.interval)
     if result.calibrated is not None:

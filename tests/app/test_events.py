@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vqathinker_jax.app.events import MOST_FRAMES, PICTURE_SIDE, describe
-from vqathinker_jax.results import ScoreResult
+from vqathinker_jax.results import ScoreResult, Segment
 from vqathinker_jax.scoring import StreamEvent
 
 
@@ -37,6 +37,25 @@ def test_a_score_comes_with_its_spread():
     facts = describe(StreamEvent("result", result=result), "/t/r.mp4", "m")
     assert (facts["shown"], facts["std"], facts["scores"]) == ("3.25", 0.5, [3.0, 3.5, None])
     assert ["median", "3.25"] in facts["others"]
+
+
+def test_a_soft_score_has_the_spread_of_its_digits():
+    result = ScoreResult(
+        "/t/r.mp4", "ok", score=3.2, std=0.5, aggregate="soft", soft_score=3.2, soft_std=0.25
+    )
+    assert describe(StreamEvent("result", result=result), "/t/r.mp4", "m")["std"] == 0.25
+
+
+def test_the_timeline_and_what_the_reasons_name_are_told():
+    timeline = (Segment(0.0, 2.0, 3.0), Segment(2.0, 4.5, 1.5, 0.2))
+    result = ScoreResult("/t/r.mp4", "ok", score=3.0, reasoning="Grainy.", timeline=timeline)
+    assert describe(StreamEvent("timeline", result=result), "", "") == {"until": "0:04.5"}
+    facts = describe(StreamEvent("result", result=result), "/t/r.mp4", "m")
+    assert facts["distortions"] == ["noise"] and facts["moments"] == "0:02–0:04.5 (1.50)"
+    assert facts["timeline"].startswith("<svg") and 'class="low"' in facts["timeline"]
+    json.dumps(facts)
+    bare = describe(StreamEvent("result", result=ScoreResult("x", "ok")), "x", "m")
+    assert bare["timeline"] is None and bare["distortions"] == [] and bare["moments"] == ""
 
 
 def test_other_kinds():

@@ -1,5 +1,6 @@
 """The page in a real browser: a person drops videos and watches."""
 
+import dataclasses
 import threading
 import time
 
@@ -8,7 +9,9 @@ import pytest
 from tests.app.fakes import REASONING, WARNING, FakeJudge, serve
 from tests.reports.records import write_clip
 from tests.reports.test_in_browser import CONTRAST
+from vqathinker_jax.results import Segment
 from vqathinker_jax.score_settings import ScoreSettings
+from vqathinker_jax.scoring import StreamEvent
 
 STATE = "document.querySelector('#lane-{}').dataset.state === '{}'"
 
@@ -119,6 +122,47 @@ def test_wrong_files_and_stopping_are_said(browser, tmp_path):
         browser.wait(STATE.format("B", "failed"))
         assert text_of(browser, "#lane-B .failure") == "Stopped."
         assert list(server.uploads.folder.iterdir()) == []
+
+
+class OverTime:
+    """Judges in two pieces, the second of which waits."""
+
+    def __init__(self, gate: threading.Event):
+        self.gate = gate
+
+    def __call__(self, path):
+        *events, last = FakeJudge()(path)
+        said = dataclasses.replace(last.result, reasoning="Blurry.")
+        yield from events
+        pieces = (Segment(0.0, 1.0, 4.0, 0.1), Segment(1.0, 2.0, 2.0))
+        yield StreamEvent("timeline", result=dataclasses.replace(said, timeline=pieces[:1]))
+        self.gate.wait(30)
+        whole = dataclasses.replace(said, timeline=pieces)
+        yield StreamEvent("timeline", result=whole)
+        yield StreamEvent("result", result=whole)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_scores_over_time_are_drawn(browser, tmp_path, width):
+    gate = threading.Event()
+    with serve(OverTime(gate)) as server:
+        browser.show(width, dark=True)
+        browser.open(server.address)
+        browser.choose_file("#file-A", write_clip(tmp_path / "a.mp4"))
+        status = "document.querySelector('#lane-A .status').innerText"
+        browser.wait(f"{status}.includes('piece by piece up to 0:01')")
+        gate.set()
+        browser.wait(STATE.format("A", "judged"))
+        chart = "document.querySelector('#lane-A .over-time svg').getBoundingClientRect().width"
+        assert browser.run(chart) > 200
+        assert "worst: 0:01–0:02 (2.00)" in text_of(browser, "#lane-A .over-time")
+        assert text_of(browser, "#lane-A .named .chip") == "blur"
+        assert browser.run("document.documentElement.scrollWidth") == width
+        assert browser.run(CONTRAST) == []
+        browser.run("document.querySelector('#lane-A .again').click()")
+        browser.choose_file("#file-A", write_clip(tmp_path / "b.mp4"))
+        browser.wait(STATE.format("A", "judged"))
+    assert browser.complaints() == []
 
 
 def test_a_real_clip_and_a_model(browser, real_clips, small_model):

@@ -83,7 +83,7 @@ def test_killed_resumed_and_reported(small_folder, clips, labels, tmp_path, monk
     assert "random weights" in shown and "4 of 7" in shown
     assert "1 missing; 1 failed, left out of the metrics; 1 without a readable score" in shown
     assert "1 with an answer outside 1 to 5, kept" in shown
-    assert "brackets: 95% bootstrap intervals over the videos" in shown
+    assert "brackets: 95 % bootstrap intervals over the videos" in shown
 
     table = list(csv.reader((out / "mine.csv").read_text().splitlines()))
     assert table[0] == ["filename", "pred_score", "gt_score"]
@@ -224,7 +224,10 @@ def test_explain(small_folder, clips, tmp_path, monkeypatch):
     (row,) = csv.DictReader(output.read_text().splitlines())
     assert json.loads(row["distortions"]) == ["blur", "temporal"]
     answering(monkeypatch)
-    assert "1 of 1 already in" in run(*line, "--max-new-tokens", "3", "--workers", "1")[2]
+    page = tmp_path / "page.html"
+    line += ("--max-new-tokens", "3", "--workers", "1", "--report", page)
+    assert "1 of 1 already in" in run(*line)[2]
+    assert "names (by keywords)" in page.read_text() and "blur, temporal" in page.read_text()
 
 
 @pytest.mark.parametrize(

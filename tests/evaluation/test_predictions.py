@@ -116,7 +116,7 @@ def test_overall_is_weighted_by_videos_and_says_what_it_lacks(tmp_path):
     settings |= {"beside": {"paper": {"LIVE-VQC": {"srcc": 0.5}, "in-domain": {"plcc": 0.25}}}}
     evaluation = Evaluation("theirs", "predictions", None, settings, tuple(outcomes))
     shown = text_summary(evaluation)
-    assert "brackets: 80% bootstrap intervals" in shown
+    assert "brackets: 80 % bootstrap intervals" in shown
     lines = {line.split()[0]: line.split() for line in shown.splitlines() if line}
     assert lines["LIVE-VQC"][-2:] == ["0.500", "-"] and lines["KoNViD-1k"][-2:] == ["-", "-"]
     assert lines["benchmark"][-4:] == ["paper", "SRCC", "paper", "PLCC"]

@@ -57,6 +57,21 @@ def test_lowest_first_and_those_without_a_score_last(results):
     assert 'class="sample" style="left:0' in page
 
 
+def test_what_the_reasons_name_is_shown_where_it_was_looked_for(results):
+    named = dataclasses.replace(results[0], distortions=("noise", "blur"))
+    none = dataclasses.replace(results[2], distortions=())
+    text = Reader(render_folder([named, none], "m", None)).text
+    assert text.count("names (by keywords):") == 2
+    assert "noise, blur" in text and "no distortion" in text
+    assert "names (by keywords)" not in Reader(render_folder(results, "m", None)).text
+
+
+def test_a_soft_score_has_the_spread_of_its_digits(results):
+    soft = dataclasses.replace(results[2], aggregate="soft", soft_score=1.25, soft_std=0.75)
+    text = Reader(render_folder([soft], "m", None)).text
+    assert "± 0.75" in text and "± 0.50" not in text
+
+
 def test_what_a_model_and_a_path_say_is_text(tmp_path):
     made = result_of(write_clip(tmp_path / "a.mp4"), 2.0, reasoning=EVIL, warnings=(EVIL,))
     evil = dataclasses.replace(made, path="/x/" + EVIL + "\udcff", model=EVIL, model_kind=EVIL)

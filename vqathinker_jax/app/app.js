@@ -160,6 +160,7 @@
       on("started", () => this.begin());
       on("frames", (facts) => this.frames(facts));
       on("text", ({ text }) => this.text(text));
+      on("timeline", ({ until }) => this.now(`Judged piece by piece up to ${until}…`));
       on("result", (facts) => { this.end(); this.verdict(facts); });
       on("failed", ({ reason }) => this.fail(reason));
       source.onerror = () => {
@@ -233,6 +234,12 @@
         pair.append(make("dt", title), make("dd", value));
         return pair;
       }));
+      this.find(".over-time").hidden = !facts.timeline;
+      // Made by vqathinker of numbers alone.
+      this.find(".over-time div").innerHTML = facts.timeline ?? "";
+      this.find(".moments").textContent = facts.moments && ` · worst: ${facts.moments}`;
+      this.find(".named").hidden = !facts.distortions.length;
+      this.find(".named .chip").textContent = facts.distortions.join(", ");
       this.find(".notes").replaceChildren(...facts.warnings.map((one) => make("li", one)));
       this.find(".reason").textContent = facts.reasoning ?? readable(facts.response ?? "");
       this.find(".live").hidden = true;

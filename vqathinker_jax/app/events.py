@@ -9,10 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vqathinker_jax.data.clip import printable
+from vqathinker_jax.evaluation.distortions import with_distortions
 from vqathinker_jax.reports.folder import other_statistics, shown_score, video_facts
 from vqathinker_jax.reports.pictures import jpeg_uri
+from vqathinker_jax.reports.timeline_chart import moments, timeline_chart
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.scoring import StreamEvent
+from vqathinker_jax.timeline import clock
 
 MOST_FRAMES = 24
 PICTURE_SIDE = 192
@@ -35,6 +38,8 @@ def describe(event: StreamEvent, path: str, name: str) -> dict[str, Any]:
             return describe_frames(event.images)
         case "text":
             return {"text": event.text}
+        case "timeline":
+            return {"until": clock(event.result.timeline[-1].end)}
         case "result":
             return describe_result(event.result, path, name)
     raise ValueError(f"unknown kind of event {event.kind!r}")
@@ -63,9 +68,12 @@ def describe_result(result: ScoreResult, path: str, name: str) -> dict[str, Any]
         "status": result.status,
         "score": result.score,
         "shown": shown_score(result),
-        "std": result.std,
+        "std": result.score_std,
         "scores": list(result.scores),
         "responses": list(result.responses),
+        "distortions": list(with_distortions(result).distortions or ()),
+        "timeline": timeline_chart(result.timeline) if result.timeline else None,
+        "moments": moments(result.timeline),
         "others": [list(pair) for pair in other_statistics(result)],
         "reasoning": result.reasoning,
         "response": result.response,

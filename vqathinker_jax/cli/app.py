@@ -47,6 +47,12 @@ def add(commands: Commands) -> None:
         help="answers per video; several show how sure the score is (default 4)",
     )
     command.add_argument(
+        "--segment",
+        type=float,
+        metavar="SECONDS",
+        help="also judge every stretch of so many seconds, and show the scores over time",
+    )
+    command.add_argument(
         "--max-new-tokens",
         type=at_least_one,
         default=1024,
@@ -94,12 +100,16 @@ def run(args: argparse.Namespace) -> int:
     from vqathinker_jax.score_settings import ScoreSettings
 
     limits = Limits(upload_bytes=args.max_size * 2**20, job_s=float(args.time_limit))
-    settings = ScoreSettings(
-        samples=args.samples,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        timeout_s=min(120.0, limits.job_s),
-    )
+    try:
+        settings = ScoreSettings(
+            samples=args.samples,
+            seed=args.seed,
+            max_new_tokens=args.max_new_tokens,
+            segment_s=args.segment,
+            timeout_s=min(120.0, limits.job_s),
+        )
+    except ValueError as error:
+        args.parser.error(str(error))
     try:
         model = from_pretrained(args.model, dtype=args.dtype)
     except ValueError as error:

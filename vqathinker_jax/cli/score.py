@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,6 +194,7 @@ def score_files(
     Raises:
       ResultFileError: the file cannot be written.
     """
+    from vqathinker_jax.evaluation.distortions import with_distortions
     from vqathinker_jax.result_file import ResultFileError
     from vqathinker_jax.terminal import Progress, print_results
 
@@ -203,7 +203,7 @@ def score_files(
         with Progress(total=len(paths), is_quiet=args.quiet) as progress:
             for result in model.score_many(paths, settings):
                 if args.explain:
-                    result = explained(result)
+                    result = with_distortions(result)
                 results.append(result)
                 if args.json and print_rows:
                     print(result.to_json(), flush=True)
@@ -235,21 +235,15 @@ def write_report(
     args: argparse.Namespace, model: VideoQualityModel, results: list[ScoreResult]
 ) -> None:
     """Writes the page and says so; raises ReportError where it cannot be written."""
+    from vqathinker_jax.evaluation.distortions import with_distortions
     from vqathinker_jax.reports.folder import write_folder_report
 
+    if args.explain:
+        # Rows of an earlier run may have been written without.
+        results = [with_distortions(result) for result in results]
     if not args.quiet:
         print(f"writing {args.report}, with frames of the lowest scores", file=sys.stderr)
     write_folder_report(results, model.name, model.warning, Path(args.report))
-
-
-def explained(result: ScoreResult) -> ScoreResult:
-    """The result with the distortions that its reasoning names."""
-    from vqathinker_jax.evaluation.distortions import attribute
-
-    text = result.reasoning or result.response
-    if result.status != "ok" or not text:
-        return result
-    return dataclasses.replace(result, distortions=attribute(text).named)
 
 
 def summary(results: list[ScoreResult], output: str | None) -> str:

@@ -18,6 +18,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from vqathinker_jax.results import ScoreResult
+
 REACH = 200
 """Characters over which a denial reaches at most."""
 DIMENSIONS = ("color", "noise", "artifact", "blur", "temporal")
@@ -152,6 +154,15 @@ def attribute(text: str) -> Attribution:
         start = end
     named = tuple(name for name in DIMENSIONS if name in evidence)
     return Attribution(named, {name: evidence[name] for name in named})
+
+
+def with_distortions(result: ScoreResult) -> ScoreResult:
+    """The result with the distortions that its reasoning, or else its answer, names; unchanged
+    where there is no text."""
+    text = result.reasoning or result.response
+    if result.status != "ok" or not text:
+        return result
+    return dataclasses.replace(result, distortions=attribute(text).named)
 
 
 def _is_denied(sentence: str, match: re.Match[str]) -> bool:

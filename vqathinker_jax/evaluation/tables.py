@@ -32,12 +32,12 @@ def shown(estimate: Estimate) -> str:
 
 
 def interval_words(evaluation: Evaluation) -> str:
-    """What the intervals of an evaluation are, such as `95% bootstrap intervals over the videos`;
+    """What the intervals of an evaluation are, such as `95 % bootstrap intervals over the videos`;
     empty where none were made."""
     made = evaluation.settings["bootstrap"]
     if not made["draws"]:
         return ""
-    return f"{100 * made['level']:.4g}% bootstrap intervals over the videos"
+    return f"{100 * made['level']:.4g} % bootstrap intervals over the videos"
 
 
 def header(evaluation: Evaluation) -> tuple[str, ...]:

@@ -149,7 +149,7 @@ def worst_case(miss: Miss, strip: Strip) -> WorstCase:
         label=miss.row.label,
         prediction=miss.row.prediction,
         expected=miss.expected,
-        std=None if result is None else result.std,
+        std=None if result is None else result.score_std,
         reason=legible(reason[:LONGEST_REASON]),
         is_cut=len(reason) > LONGEST_REASON,
         strip=strip,

@@ -54,6 +54,8 @@ class Row:
     std: float | None
     others: tuple[tuple[str, str], ...]
     """Further statistics by name."""
+    distortions: str | None
+    """Those that the reasons name, in words; None where they were not looked for."""
     reason: str
     is_cut: bool
     error: str | None
@@ -139,8 +141,9 @@ def make_row(result: ScoreResult, root: str, strip: Strip) -> Row:
     """What the page says of one file."""
     reason = (result.reasoning or result.response or "").strip()
     spread = None
-    if result.score is not None and result.std:
-        left, right = line_place(result.score - result.std), line_place(result.score + result.std)
+    std = result.score_std
+    if std:
+        left, right = line_place(result.score - std), line_place(result.score + std)
         spread = (left, round(right - left, 2))
     numbers = [score for score in result.scores if score is not None]
     return Row(
@@ -152,8 +155,9 @@ def make_row(result: ScoreResult, root: str, strip: Strip) -> Row:
         place=None if result.score is None else line_place(result.score),
         spread=spread,
         samples=tuple(map(line_place, numbers)) if len(numbers) > 1 else (),
-        std=result.std,
+        std=std,
         others=other_statistics(result),
+        distortions=named_distortions(result),
         reason=legible(reason[:LONGEST_REASON]),
         is_cut=len(reason) > LONGEST_REASON,
         error=None if result.error is None else printable(result.error),
@@ -162,6 +166,13 @@ def make_row(result: ScoreResult, root: str, strip: Strip) -> Row:
         timeline=timeline_chart(result.timeline) if result.timeline else None,
         moments=moments(result.timeline),
     )
+
+
+def named_distortions(result: ScoreResult) -> str | None:
+    """The distortions that the reasons name, in words; None where they were not looked for."""
+    if result.distortions is None:
+        return None
+    return printable(", ".join(result.distortions)) or "no distortion"
 
 
 def shown_score(result: ScoreResult) -> str:
@@ -224,7 +235,7 @@ def tiles(results: Sequence[ScoreResult], scores: np.ndarray) -> list[Tile]:
         found.append(Tile("Mean score", decimals(float(scores.mean())), "1 is worst, 5 is best"))
         ends = f"{decimals(float(scores.min()))} – {decimals(float(scores.max()))}"
         found.append(Tile("Lowest – highest", ends, f"median {decimals(float(np.median(scores)))}"))
-    spreads = [one.std for one in results if one.std is not None]
+    spreads = [one.score_std for one in results if one.score_std is not None]
     if spreads:
         note = f"of the answers to one file, mean over {len(spreads):,} files"
         found.append(Tile("Spread", f"± {decimals(float(np.mean(spreads)))}", note))
