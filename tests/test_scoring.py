@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+import vqathinker_jax as vqt
 from tests.data.clips import pictures, write_clip
-from vqathinker_jax import asking, cli, scoring
+from vqathinker_jax import asking, cli, parallel, scoring
 from vqathinker_jax.asking import representative
 from vqathinker_jax.data.clip import FrameRequest
 from vqathinker_jax.data.video import read_clip
-from vqathinker_jax.inference import encode, normalize, respond
+from vqathinker_jax.inference import encode, normalize, prompt_prefix, respond
 from vqathinker_jax.score_settings import ScoreSettings
 
 SHORT = ScoreSettings(max_new_tokens=5, workers=1)
@@ -58,6 +59,26 @@ def test_answers_do_not_depend_on_the_batch(small_model, clips):
     one_by_one = answers(small_model.score_many(clips, SHORT))
     settings = dataclasses.replace(SHORT, batch_size=2)
     assert answers(small_model.score_many(clips, settings)) == one_by_one
+
+
+def test_answers_do_not_depend_on_the_devices_that_share_a_batch(small_folder, small_model, clips):
+    settings = dataclasses.replace(SHORT, samples=2, seed=3)
+    mesh = parallel.make_mesh(data=2)
+    shared = vqt.from_pretrained(small_folder, dtype="float32", mesh=mesh)
+    assert answers(shared.score_many(clips, settings)) == answers(
+        small_model.score_many(clips, settings)
+    )
+    assert shared.settings_fingerprint(settings) == small_model.settings_fingerprint(settings)
+    # Each device has a copy of the model, and the cache of its own videos alone.
+    model = shared.loaded
+    frames = np.zeros((2, model.video.num_images, 56, 56, 3), np.uint8)
+    pixels = normalize(model.placed(frames), model.dtype)
+    encoded = encode(model.graphdef, model.state, pixels, model.video)
+    prompt = model.build_prompt()
+    prefix = prompt_prefix(model, np.broadcast_to(prompt, (2, len(prompt))), encoded)
+    keys = jax.tree.leaves(prefix.cache)[0]
+    assert {shard.data.shape[1] for shard in keys.addressable_shards} == {1}
+    assert len(keys.addressable_shards) == 2
 
 
 def test_sampled_answers_depend_on_seed_and_file_alone(small_model, clips):

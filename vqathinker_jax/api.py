@@ -314,7 +314,8 @@ def from_pretrained(
       dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, float32 on a CPU.
       video: the geometry; default, the folder's own, which is the published inference geometry
         unless it says otherwise.
-      mesh: where the parameters live (`parallel.make_mesh`); default, one device.
+      mesh: where the parameters live (`parallel.make_mesh`), and the devices that score a batch
+        together, each its share of the videos; default, one device.
       calibration: a file that `vqathinker calibrate` wrote, `none`, or `auto`: that in the model's
         folder, where there is one. Scores stay as they are; results have `calibrated` beside them.
 
@@ -357,6 +358,7 @@ def from_pretrained(
             pad_id=token_id(PAD),
             suppressed_ids=(token_id(IMAGE_START), token_id(IMAGE_END), context_id),
             calibration=_find_calibration(folder, calibration),
+            mesh=mesh,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,13 +69,14 @@ class Asker:
 
     Args:
       model, settings: whom and how.
-      batch_size: clips asked about at once; a short batch is filled up, so that nothing recompiles.
+      batch_size: clips asked about at once, rounded up to a multiple of the devices that share
+        them; a short batch is filled up, so that nothing recompiles.
     """
 
     def __init__(self, model: LoadedModel, settings: ScoreSettings, batch_size: int):
         self.model = model
         self.settings = settings
-        self.batch_size = batch_size
+        self.batch_size = math.ceil(batch_size / model.num_shares) * model.num_shares
         self.prompt = model.build_prompt(settings.question, style=settings.prompt_style)
         self.sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
         self.fingerprint = settings_fingerprint(model, settings)
@@ -124,7 +126,7 @@ class Asker:
         keys = self._keys(ids, places)
         model = self.model
         with model.precision():
-            pixels = normalize(frames[places], model.dtype)
+            pixels = normalize(model.placed(frames[places]), model.dtype)
             encoded = encode(model.graphdef, model.state, pixels, model.video)
             prompts = np.broadcast_to(self.prompt, (self.batch_size, len(self.prompt)))
             prefix = prompt_prefix(model, prompts, encoded)

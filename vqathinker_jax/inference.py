@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +29,7 @@ from vqathinker_jax.models.generate import (
 from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.pixels import normalize_pixels, shown_images
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig, check_placeholders
+from vqathinker_jax.parallel import named_sharding
 from vqathinker_jax.records import Generation, Prefix
 from vqathinker_jax.spec import VideoSpec
 
@@ -69,10 +71,24 @@ class LoadedModel:
     """`<img>`, `</img>`, `<IMG_CONTEXT>`: never sampled."""
     calibration: Calibration | None = None
     """A map of its scores to somebody's opinion scores; results keep the plain score beside it."""
+    mesh: Mesh | None = None
+    """The devices that batches are spread over; None: one device."""
 
     @property
     def tokens_per_frame(self) -> int:
         return self.cfg.tokens_per_frame(self.video.image_size)
+
+    @property
+    def num_shares(self) -> int:
+        """Devices that a batch is spread over."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def placed(self, frames: UInt8[np.ndarray, "N I S S 3"]) -> UInt8[Array, "N I S S 3"]:
+        """Images of a batch on the devices; N is a multiple of `num_shares`."""
+        if self.mesh is None:
+            return jnp.asarray(frames)
+        axes = ("batch", "frames", None, None, None)
+        return jax.device_put(frames, named_sharding(self.mesh, axes, frames.shape))
 
     def build_prompt(
         self, question: str | None = None, num_frames: int | None = None, style: str | None = None

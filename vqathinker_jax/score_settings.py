@@ -57,7 +57,7 @@ class ScoreSettings:
     decoder: str = "pyav"
     """`pyav` or `decord`."""
     batch_size: int = 1
-    """N: videos asked about at once."""
+    """Videos asked about at once on a device."""
     workers: int | None = None
     """Decoding processes; None: one less than there are cores, at most 8."""
     timeout_s: float = 120.0

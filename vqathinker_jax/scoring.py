@@ -52,12 +52,11 @@ def score_many(
     """
     if not paths:
         return
-    batch_size = even_batch_size(len(paths), settings.batch_size)
-    if settings.segment_s is not None:
-        # Segments of one video fill a batch by themselves.
-        batch_size = settings.batch_size
-    asker = Asker(model, settings, batch_size)
-    ahead = settings.num_workers + batch_size
+    largest = settings.batch_size * model.num_shares
+    # Segments of one video fill a batch by themselves.
+    is_filled = settings.segment_s is not None
+    asker = Asker(model, settings, largest if is_filled else even_batch_size(len(paths), largest))
+    ahead = settings.num_workers + asker.batch_size
     with _open_pool(model, settings, len(paths)) as pool:
         waiting = collections.deque()
         upcoming = iter(paths)
@@ -77,7 +76,7 @@ def score_many(
             except VideoError as error:
                 batch.append(asker.failure(path, stamp, _reason(path, error)))
             submit_one()
-            if sum(isinstance(item, Decoded) for item in batch) == batch_size or not waiting:
+            if sum(isinstance(item, Decoded) for item in batch) == asker.batch_size or not waiting:
                 for item, result in zip(batch, asker.answer(batch), strict=True):
                     *_, whole = _over_time(asker, pool, item, result)
                     yield whole

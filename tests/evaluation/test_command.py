@@ -13,7 +13,7 @@ from tests.evaluation.test_benchmarks import write
 from tests.evaluation.test_judge import completion, endpoint  # noqa: F401
 from vqathinker_jax import asking, cli
 
-FAST = ("--max-new-tokens", "3", "--workers", "1", "--bootstrap", "50")
+FAST = ("--max-new-tokens", "3", "--workers", "1", "--bootstrap", "50", "--devices", "1")
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +215,17 @@ def test_understanding(small_folder, clips, tmp_path, monkeypatch, endpoint):  #
     assert len((tmp_path / "out" / "finevd.judge.jsonl").read_text().splitlines()) == 2
 
 
+def test_devices_share_the_work(small_folder, clips, labels, tmp_path, monkeypatch):
+    line = ("evaluate", "--model", small_folder, "--benchmark", f"mine={labels}:{clips}")
+    answering(monkeypatch, *[score(2 + number / 4) for number in range(5)])
+    code, _, _ = run(*line, "--out", tmp_path, *FAST, "--devices", "2", "--quiet", "--no-report")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert code == 1 and summary["settings"]["devices_per_process"] == 2
+    assert [row["prediction"] for row in summary["outcomes"][0]["rows"][:5]] == [
+        2.0, 2.25, 2.5, 2.75, 3.0
+    ]  # fmt: skip
+
+
 def test_explain(small_folder, clips, tmp_path, monkeypatch):
     answering(monkeypatch, score(2, "Blurry, and the camera shakes."))
     output = tmp_path / "rows.csv"
@@ -241,6 +252,7 @@ def test_explain(small_folder, clips, tmp_path, monkeypatch):
         (("--benchmark", "a={labels}:{clips}", "--model", "none"), "no such folder"),
         (("--benchmark", "a={labels}:{clips}", "--level", "2"), "level"),
         (("--benchmark", "a={labels}:{clips}", "--judge-url", "http://x/v1"), "not named"),
+        (("--benchmark", "a={labels}:{clips}", "--devices", "9"), "--devices 9: there are 8"),
         (("--predictions", "a.csv", "--model", "m"), "needs no model"),
         (("--predictions", "a.csv"), "a.csv: cannot be read"),
         (("--benchmarks", "a=l:r"), "did you mean '--benchmark'?"),

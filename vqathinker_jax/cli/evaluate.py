@@ -29,6 +29,8 @@ from vqathinker_jax.cli.parsing import (
 )
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from vqathinker_jax.evaluation.benchmarks import Benchmark
     from vqathinker_jax.evaluation.finevd import AttributionLabel
     from vqathinker_jax.evaluation.judge import JudgeConfig
@@ -147,6 +149,13 @@ def add(commands: Commands) -> None:
     add_seeing(command.add_argument_group("seeing"))
     running = command.add_argument_group("running")
     add_running(running)
+    running.add_argument(
+        "--devices",
+        type=at_least_one,
+        metavar="N",
+        help="devices of this process that score together, each with a copy of the model (default: "
+        "all there are)",
+    )
     running.add_argument(
         "--distributed",
         action="store_true",
@@ -291,7 +300,7 @@ def evaluate_model(
     settings = read_settings(args)
     shard = this_process()
     try:
-        model = load_model(args)
+        model = load_model(args, mesh=mesh_of_devices(args.devices))
         model.settings_fingerprint(settings)
     except ValueError as error:
         return fail(args, error, WRONG_USAGE)
@@ -307,6 +316,23 @@ def evaluate_model(
     except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)
     return finish(args, evaluation, understanding) if shard.is_first else OK
+
+
+def mesh_of_devices(count: int | None) -> Mesh | None:
+    """A mesh over devices of this process; None where one does the work alone.
+
+    Raises:
+      ValueError: more than there are.
+    """
+    import jax
+
+    from vqathinker_jax.parallel import make_mesh
+
+    devices = jax.local_devices()
+    if count is not None and count > len(devices):
+        raise ValueError(f"--devices {count}: there are {len(devices)}")
+    devices = devices[:count]
+    return make_mesh(data=len(devices), devices=devices) if len(devices) > 1 else None
 
 
 def with_settings(evaluation: Evaluation, more: dict[str, Any]) -> Evaluation:

@@ -13,6 +13,8 @@ from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from vqathinker_jax.api import VideoQualityModel
     from vqathinker_jax.score_settings import ScoreSettings
 
@@ -109,7 +111,11 @@ def add_seeing(seeing: argparse._ArgumentGroup) -> None:
 def add_running(running: argparse._ArgumentGroup) -> None:
     """With what means."""
     running.add_argument(
-        "--batch-size", type=at_least_one, default=1, metavar="N", help="videos at once (default 1)"
+        "--batch-size",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="videos at once on a device (default 1)",
     )
     running.add_argument(
         "--dtype",
@@ -165,12 +171,14 @@ def read_settings(args: argparse.Namespace, segment_s: float | None = None) -> S
         args.parser.error(str(error))
 
 
-def load_model(args: argparse.Namespace, calibration: str = "auto") -> VideoQualityModel:
+def load_model(
+    args: argparse.Namespace, calibration: str = "auto", mesh: Mesh | None = None
+) -> VideoQualityModel:
     """The model that the options name, which sees videos as they say.
 
     Args:
       args: of a command with all of these options.
-      calibration: as for `from_pretrained`.
+      calibration, mesh: as for `from_pretrained`.
 
     Raises:
       ValueError: a folder that cannot be read, or a geometry that the model cannot see.
@@ -179,4 +187,6 @@ def load_model(args: argparse.Namespace, calibration: str = "auto") -> VideoQual
 
     changes = {name: vars(args)[name] for name in GEOMETRY if vars(args)[name] is not None}
     video = video_spec(args.model, args.geometry, changes)
-    return from_pretrained(args.model, dtype=args.dtype, video=video, calibration=calibration)
+    return from_pretrained(
+        args.model, dtype=args.dtype, video=video, mesh=mesh, calibration=calibration
+    )

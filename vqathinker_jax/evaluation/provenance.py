@@ -39,4 +39,5 @@ def settings_of_asking(
         "prompt_style": settings.prompt_style or model.loaded.prompt_style,
         "fingerprint": model.settings_fingerprint(settings),
         "processes": processes,
+        "devices_per_process": model.loaded.num_shares,
     }
