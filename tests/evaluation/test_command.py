@@ -215,6 +215,19 @@ def test_understanding(small_folder, clips, tmp_path, monkeypatch, endpoint):  #
     assert len((tmp_path / "out" / "finevd.judge.jsonl").read_text().splitlines()) == 2
 
 
+def test_questions_are_asked_in_words_whatever_is_done_for_scores(
+    small_folder, clips, tmp_path, monkeypatch
+):
+    entry = {"video": "0.mp4", "question": "Is it sharp?", "options": ["Yes", "No"], "answer": "A"}
+    (tmp_path / "q.json").write_text(json.dumps([entry]))
+    answering(monkeypatch, "A")
+    code, shown, _ = run(
+        "evaluate", "--model", small_folder, "--questions", f"q={tmp_path / 'q.json'}:{clips}",
+        "--out", tmp_path / "out", "--at-once", "--quiet", *FAST,
+    )  # fmt: skip
+    assert code == 0 and "100.0" in shown
+
+
 def test_devices_share_the_work(small_folder, clips, labels, tmp_path, monkeypatch):
     line = ("evaluate", "--model", small_folder, "--benchmark", f"mine={labels}:{clips}")
     answering(monkeypatch, *[score(2 + number / 4) for number in range(5)])
@@ -253,6 +266,7 @@ def test_explain(small_folder, clips, tmp_path, monkeypatch):
         (("--benchmark", "a={labels}:{clips}", "--level", "2"), "level"),
         (("--benchmark", "a={labels}:{clips}", "--judge-url", "http://x/v1"), "not named"),
         (("--benchmark", "a={labels}:{clips}", "--devices", "9"), "--devices 9: there are 8"),
+        (("--understanding", "a={labels}:{clips}", "--at-once"), "asks for none"),
         (("--predictions", "a.csv", "--model", "m"), "needs no model"),
         (("--predictions", "a.csv"), "a.csv: cannot be read"),
         (("--benchmarks", "a=l:r"), "did you mean '--benchmark'?"),

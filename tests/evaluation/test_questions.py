@@ -76,7 +76,7 @@ def test_the_published_form_is_read(tmp_path):
     assert (first.group, first.answer, first.options) == ("referring", 1, ("Yes", "No"))
     assert (second.group, second.answer, second.number) == ("global", 0, 2)
     assert found.notes == (
-        "1 questions left out: open-ended, so without a letter to choose",
+        "1 question left out: open-ended, so without a letter to choose",
         "2 questions left out: about a pair of videos",
     )
     outcome = QuestionsOutcome("q", (), found.notes)

@@ -27,17 +27,18 @@ from vqathinker_jax.reports.charts import (
         ([1.2, 4.6], (1, 2, 3, 4, 5)),
         ([0, 100], (0, 25, 50, 75, 100)),
         ([-0.03, 0.04], (-0.04, -0.02, 0.0, 0.02, 0.04)),
-        ([7], (7.0 - 5e-9, 7.0 + 5e-9)),
+        ([7], (6.96, 6.98, 7.0, 7.02, 7.04)),
+        ([43.2, 43.2], (42.8, 43.0, 43.2, 43.4, 43.6)),
+        ([0.0], (-0.005, -0.0025, 0.0, 0.0025, 0.005)),
     ],
 )
 def test_ticks_are_round_and_enclose_the_values(values, ticks):
     axis = fit_axis("x", values)
     assert axis.low <= min(values) and axis.high >= max(values)
     assert axis.low < axis.high
-    if len(values) > 1:
-        assert axis.ticks == pytest.approx(ticks)
-        steps = np.diff(axis.ticks)
-        assert np.allclose(steps, steps[0])
+    assert axis.ticks == pytest.approx(ticks)
+    steps = np.diff(axis.ticks)
+    assert np.allclose(steps, steps[0])
 
 
 def test_ticks_are_written_with_the_decimals_they_need():

@@ -72,7 +72,7 @@ def describe_result(result: ScoreResult, path: str, name: str) -> dict[str, Any]
         "scores": list(result.scores),
         "responses": list(result.responses),
         "distortions": list(with_distortions(result).distortions or ()),
-        "timeline": timeline_chart(result.timeline) if result.timeline else None,
+        "timeline": timeline_chart(result.timeline) if len(result.timeline) > 1 else None,
         "moments": moments(result.timeline),
         "others": [list(pair) for pair in other_statistics(result)],
         "reasoning": result.reasoning,

@@ -217,6 +217,8 @@ def check_options(args: argparse.Namespace) -> None:
         error("name at least one --benchmark NAME=LABELS:VIDEO_ROOT")
     if args.predictions and (args.model or tasks):
         error("--predictions needs no model: leave out --model, --understanding and --questions")
+    if args.understanding and args.at_once:
+        error("--understanding judges the reasons, and --at-once asks for none")
     if args.judge_model and not args.judge_url:
         error("--judge-model needs --judge-url")
     if args.judge_url and not args.understanding:

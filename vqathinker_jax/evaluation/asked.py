@@ -38,7 +38,7 @@ def ask_questions(
 
     Args:
       model: asked.
-      settings: how; its question and samples are not used.
+      settings: how; its question, its samples and how a score is read are not used.
       questions: from a file.
       output: JSON lines.
       shard: this process.
@@ -51,7 +51,15 @@ def ask_questions(
       ValueError: `output` is not ours, or a prompt that the model has no room for.
       OSError: it cannot be written.
     """
-    settings = dataclasses.replace(settings, samples=1, temperature=0.0, batch_size=1)
+    settings = dataclasses.replace(
+        settings,
+        samples=1,
+        temperature=0.0,
+        batch_size=1,
+        aggregate="mean",
+        soft=False,
+        at_once=False,
+    )
     mine = shard.share(questions)
     file = shard.file(output)
     keys = {one.number: _key(model, settings, one) for one in mine}

@@ -149,7 +149,9 @@ def read_questions(file: Path, root: Path) -> QuestionFile:
         )
     if not made:
         raise BenchmarkError(f"{file}: holds no multiple-choice question about one video")
-    notes = tuple(f"{count} questions left out: {why}" for why, count in left_out.items())
+    notes = tuple(
+        f"{count} question{'s' * (count > 1)} left out: {why}" for why, count in left_out.items()
+    )
     return QuestionFile(tuple(made), notes)
 
 

@@ -108,7 +108,7 @@ def judge_agreement(
 def why_undefined(x: np.ndarray, y: np.ndarray) -> str | None:
     """Why no correlation exists; None where one does."""
     if len(x) < LEAST_VIDEOS:
-        return f"{len(x)} scored videos, at least {LEAST_VIDEOS} are needed"
+        return f"{len(x)} scored video{'s' * (len(x) != 1)}, at least {LEAST_VIDEOS} are needed"
     if (x == x[0]).all():
         return "all predictions are equal"
     if (y == y[0]).all():

@@ -142,7 +142,7 @@ def scatter(
         f"Label against predicted score of {len(x)} videos of {outcome.name}: "
         f"SRCC {decimals(srcc, 3)}, PLCC after the logistic {decimals(plcc, 3)}"
     )
-    note = f"{drawn}the colours count all." if drawn else f"{len(x):,} videos."
+    note = f"{drawn}the colours count all." if drawn else f"{len(x):,} video{'s' * (len(x) != 1)}."
     return Figure("Predictions and labels", chart.svg(said), note, tuple(legend))
 
 

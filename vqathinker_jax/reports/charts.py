@@ -21,6 +21,8 @@ MOST_POINTS = 2000
 DENSITY_CELLS = 48
 NUM_LEVELS = 5
 CURVE_POINTS = 80
+LEAST_SHARE = 0.01
+"""Of the values that an axis spans at least: ticks closer together would all read the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,8 @@ def fit_axis(label: str, values: Sequence[float] | np.ndarray, least: float = 0.
       least: the span is at least this.
     """
     low, high = float(np.min(values)), float(np.max(values))
-    missing = max(least, 1e-9 * max(abs(low), 1.0), 1e-12) - (high - low)
+    largest = max(abs(low), abs(high))
+    missing = max(least, LEAST_SHARE * largest, LEAST_SHARE) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
     raw = (high - low) / 4

@@ -221,7 +221,7 @@ def interval_span(outcomes: Sequence[BenchmarkOutcome]) -> tuple[float, float]:
     if not ends:
         return 0.0, 1.0
     low = math.floor(min(ends) * 10 - 1e-9) / 10
-    return min(low, 0.9), 1.0
+    return max(min(low, 0.9), -1.0), 1.0
 
 
 def interval(estimate: Estimate, span: tuple[float, float]) -> tuple[float, float, float] | None:

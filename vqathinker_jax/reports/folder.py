@@ -62,6 +62,7 @@ class Row:
     warnings: tuple[str, ...]
     strip: Strip
     timeline: Markup | None
+    """None for fewer than two segments, which say no more than the score."""
     moments: str
 
 
@@ -163,7 +164,7 @@ def make_row(result: ScoreResult, root: str, strip: Strip) -> Row:
         error=None if result.error is None else printable(result.error),
         warnings=tuple(map(printable, result.warnings)),
         strip=strip,
-        timeline=timeline_chart(result.timeline) if result.timeline else None,
+        timeline=timeline_chart(result.timeline) if len(result.timeline) > 1 else None,
         moments=moments(result.timeline),
     )
 
@@ -237,7 +238,9 @@ def tiles(results: Sequence[ScoreResult], scores: np.ndarray) -> list[Tile]:
         found.append(Tile("Lowest – highest", ends, f"median {decimals(float(np.median(scores)))}"))
     spreads = [one.score_std for one in results if one.score_std is not None]
     if spreads:
-        note = f"of the answers to one file, mean over {len(spreads):,} files"
+        is_soft = any(one.aggregate == "soft" for one in results)
+        whose = "of the digits’ probabilities" if is_soft else "of the answers to one file"
+        note = f"{whose}, mean over {len(spreads):,} file{'s' * (len(spreads) != 1)}"
         found.append(Tile("Spread", f"± {decimals(float(np.mean(spreads)))}", note))
     return found
 

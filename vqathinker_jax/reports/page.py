@@ -56,12 +56,14 @@ def environment(package: str, folder: str = "templates") -> jinja2.Environment:
 def decimals(value: float | None, places: int = 2) -> str:
     """A number with so many decimals, or a dash where there is none.
 
-    >>> decimals(0.25), decimals(-0.123, 3), decimals(None), decimals(float("nan"))
-    ('0.25', '−0.123', '–', '–')
+    >>> decimals(0.25), decimals(-0.123, 3), decimals(-0.001), decimals(None)
+    ('0.25', '−0.123', '0.00', '–')
     """
     if value is None or not math.isfinite(value):
         return "–"
     shown = f"{value:.{places}f}"
+    if float(shown) == 0:
+        return shown.removeprefix("-")
     return "−" + shown[1:] if shown.startswith("-") else shown
 
 
