@@ -62,10 +62,13 @@ def segment_bounds(duration: float, length: float) -> list[tuple[float, float]]:
 def worst_moments(timeline: Sequence[Segment], count: int = NUM_WORST) -> list[Segment]:
     """The segments with the lowest scores, worst first, those of equal score in order of time.
 
-    At most half of those that have a score: of a few segments not all are worst, of one none is.
+    At most half of those that have a score, and none that has the highest: of a few segments not
+    all are worst, and where all are equal none is.
     """
     scored = [segment for segment in timeline if segment.score is not None]
-    return sorted(scored, key=lambda one: one.score)[: min(count, len(scored) // 2)]
+    highest = max((segment.score for segment in scored), default=None)
+    lower = [segment for segment in scored if segment.score < highest]
+    return sorted(lower, key=lambda one: one.score)[: min(count, len(scored) // 2)]
 
 
 def clock(seconds: float) -> str:

@@ -44,6 +44,7 @@ def test_ticks_are_round_and_enclose_the_values(values, ticks):
 def test_ticks_are_written_with_the_decimals_they_need():
     assert fit_axis("x", [-0.03, 0.04]).names() == ["−0.04", "−0.02", "0.00", "0.02", "0.04"]
     assert fit_axis("x", [0, 100]).names() == ["0", "25", "50", "75", "100"]
+    assert fit_axis("x", [0, 10]).names() == ["0.0", "2.5", "5.0", "7.5", "10.0"]
 
 
 def test_places_by_hand():

@@ -27,6 +27,8 @@ def test_it_is_told_in_words():
     assert moments(TIMELINE) == "0:04–0:08 (1.50)"
     longer = (*TIMELINE, Segment(14.5, 19.0, 2.0))
     assert moments(longer) == "0:04–0:08 (1.50), 0:14.5–0:19 (2.00)"
+    equal = (Segment(0.0, 4.0, 2.0), Segment(4.0, 8.0, 2.0))
+    assert moments(equal) == "" and described(equal).endswith("from 2.00 to 2.00.")
     nothing = (Segment(0.0, 4.0, error="no"),)
     assert "none has a score" in described(nothing)
     assert moments(nothing) == moments(()) == ""

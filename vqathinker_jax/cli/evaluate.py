@@ -57,8 +57,8 @@ def add(commands: Commands) -> None:
         "Known names: LSVQ-test, LSVQ-1080p, KoNViD-1k, LIVE-VQC, YouTube-UGC (in-domain);\n"
         "LIVE-YT-Gaming, CGVDS, LIVE-YT-HFR, Waterloo-IVC-4K, VDPVE (out of distribution). Any\n"
         "other name is a benchmark of your own. DIR gets NAME.csv (filename,pred_score,gt_score),\n"
-        "NAME.jsonl (everything about each answer), missing.txt, summary.json, summary.md and\n"
-        "report.html.",
+        "NAME.jsonl (everything about each answer), missing.txt, summary.json, summary.md,\n"
+        "understanding.json (where something was to be understood) and report.html.",
     )
     command.add_argument(
         "--benchmark",

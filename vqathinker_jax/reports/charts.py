@@ -21,6 +21,8 @@ MOST_POINTS = 2000
 DENSITY_CELLS = 48
 NUM_LEVELS = 5
 CURVE_POINTS = 80
+MOST_PLACES = 12
+"""Decimals of a tick."""
 LEAST_SHARE = 0.01
 """Of the values that an axis spans at least: ticks closer together would all read the same."""
 
@@ -37,7 +39,7 @@ class Axis:
     def names(self) -> list[str]:
         """The ticks as they are written: all with as many decimals as the finest needs."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
-        places = max(0, -math.floor(math.log10(step) + 1e-9))
+        places = next(n for n in range(MOST_PLACES + 1) if math.isclose(round(step, n), step))
         return [f"{tick:.{places}f}".replace("-", "−") for tick in self.ticks]
 
 
@@ -61,7 +63,7 @@ def fit_axis(label: str, values: Sequence[float] | np.ndarray, least: float = 0.
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
+    ticks = tuple(round(i * step, MOST_PLACES) for i in range(first, last + 1))
     return Axis(label, ticks[0], ticks[-1], ticks)
 
 

@@ -56,7 +56,8 @@ def described(timeline: Sequence[Segment]) -> str:
     length = f"Score over {clock(timeline[-1].end)} in {len(timeline)} segments"
     if not scores:
         return f"{length}: none has a score."
-    return f"{length}, from {min(scores):.2f} to {max(scores):.2f}; lowest at {moments(timeline)}."
+    said = f"{length}, from {min(scores):.2f} to {max(scores):.2f}"
+    return f"{said}; lowest at {moments(timeline)}." if moments(timeline) else f"{said}."
 
 
 def moments(timeline: Sequence[Segment]) -> str:
