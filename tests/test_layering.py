@@ -47,7 +47,7 @@ reports.tables reports.evaluation
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
-cli.parsing cli.model_options
+cli.parsing cli.model_options cli.evaluate_options
 cli.score cli.evaluate cli.calibrate cli.app cli.demo cli.train cli.report cli.convert
 cli.make_tiny cli.synth
 cli.command_line cli.__main__
