@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
 spec yaml_values strict_yaml
-records metrics calibration parallel
+records whole_file metrics calibration parallel
 data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
 data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader

@@ -81,5 +81,10 @@ def predictive_interval(
     return _clipped(mean - half), _clipped(mean + half)
 
 
+def is_outside(score: float | None) -> bool:
+    """Whether an answer lies outside 1 to 5; it is kept all the same."""
+    return score is not None and not LOWEST <= score <= HIGHEST
+
+
 def _clipped(value: float) -> float:
     return min(max(value, LOWEST), HIGHEST)

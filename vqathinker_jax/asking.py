@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, UInt8, UInt32
 
-from vqathinker_jax.aggregate import HIGHEST, LOWEST, spread
+from vqathinker_jax.aggregate import is_outside, spread
 from vqathinker_jax.data.clip import Clip
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, prompt_prefix
 from vqathinker_jax.models.generate import decode_chunks
@@ -246,7 +246,7 @@ class Asker:
             yield "unparseable: no answer holds a number, so there is no score"
         elif len(numbers) < len(scores):
             yield f"{len(scores) - len(numbers)} of {len(scores)} answers hold no number"
-        if any(not LOWEST <= number <= HIGHEST for number in numbers):
+        if any(map(is_outside, numbers)):
             yield "an answer lies outside 1-5"
         if self.model.calibration is not None and self.calibration is None:
             yield (

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqathinker_jax.whole_file import write_whole
+
 if TYPE_CHECKING:
     # Left out of a start of the command line, which it would make longer by a quarter.
     from jaxtyping import Float
@@ -282,10 +284,7 @@ def write_calibration(calibration: Calibration, path: str | os.PathLike) -> None
     Raises:
       CalibrationError: the place cannot be written to.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(calibration.to_json(), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(Path(path), calibration.to_json())
     except OSError as error:
         raise CalibrationError(f"{path}: cannot write: {error.strerror}") from None

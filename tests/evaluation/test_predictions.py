@@ -91,7 +91,7 @@ def test_results_of_a_model(tmp_path):
     outcome = judge_results(benchmark, results, FEW)
     assert [row.status for row in outcome.rows] == ["ok", "error", "no score", "missing"]
     assert (outcome.num_missing, outcome.num_failed, outcome.num_unparseable) == (1, 1, 1)
-    assert outcome.agreement.why_undefined.startswith("1 scored videos")
+    assert outcome.agreement.why_undefined.startswith("1 scored video,")
 
 
 def test_overall_is_weighted_by_videos_and_says_what_it_lacks(tmp_path):

@@ -160,7 +160,7 @@ def score_all(
     from vqathinker_jax.timeline_plot import PlotError
 
     try:
-        results = score_files(args, model, settings, paths, file, print_rows=True)
+        results = score_files(args, model, settings, paths, file, True, args.explain)
         if not args.json:
             print_results(results)
         if args.timeline_plot:
@@ -181,6 +181,7 @@ def score_files(
     paths: list[str],
     file: ResultFile | None,
     print_rows: bool,
+    explains: bool = False,
 ) -> list[ScoreResult]:
     """Scores files with progress on stderr, and writes each row as it comes.
 
@@ -190,6 +191,7 @@ def score_files(
       file: where the rows go too; closed at the end.
       print_rows: whether stdout gets rows: JSON lines as they come where asked for, and on an
         early end what is known already.
+      explains: whether rows get the distortions that the reasoning names.
 
     Raises:
       ResultFileError: the file cannot be written.
@@ -202,7 +204,7 @@ def score_files(
     try:
         with Progress(total=len(paths), is_quiet=args.quiet) as progress:
             for result in model.score_many(paths, settings):
-                if args.explain:
+                if explains:
                     result = with_distortions(result)
                 results.append(result)
                 if args.json and print_rows:

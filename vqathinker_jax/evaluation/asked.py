@@ -19,6 +19,7 @@ from vqathinker_jax.evaluation.questions import LETTERS, Answered, Question, rea
 from vqathinker_jax.evaluation.shards import Shard
 from vqathinker_jax.results import file_stamp
 from vqathinker_jax.scoring import Asker, ScoreSettings
+from vqathinker_jax.whole_file import write_whole
 
 AHEAD = 8
 """Questions whose videos are decoded ahead of need."""
@@ -178,7 +179,4 @@ def _parse(text: str, file: Path) -> dict[int, tuple[str, Answered]]:
 
 
 def _rewrite(file: Path, answers: Iterable[tuple[str, Answered]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text("".join(_line(*one) for one in answers), encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(file, "".join(_line(*one) for one in answers))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 from vqathinker_jax.evaluation.outcome import BenchmarkOutcome, Evaluation
@@ -15,6 +14,7 @@ from vqathinker_jax.evaluation.understanding import (
     json_understanding,
     markdown_understanding,
 )
+from vqathinker_jax.whole_file import write_whole
 
 CSV_HEADER = ("filename", "pred_score", "gt_score")
 """As the published script writes it. The published script gives an unreadable answer a 3.00; here
@@ -28,24 +28,23 @@ def write_evaluation(evaluation: Evaluation, folder: Path, understanding: Unders
     Raises:
       OSError: the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for outcome in evaluation.outcomes:
-        replace_file(folder / f"{outcome.name}.csv", csv_text(outcome))
+        write_whole(folder / f"{outcome.name}.csv", csv_text(outcome))
     missing = [
         f"{outcome.name}\t{row.path}\n"
         for outcome in evaluation.outcomes
         for row in outcome.rows
         if row.status == "missing"
     ]
-    replace_file(folder / "missing.txt", "".join(missing))
+    write_whole(folder / "missing.txt", "".join(missing))
     text = json.dumps(as_json(evaluation), indent=1, allow_nan=False)
-    replace_file(folder / "summary.json", text + "\n")
+    write_whole(folder / "summary.json", text + "\n")
     summary = markdown_summary(evaluation)
     if not understanding.is_empty:
         summary += "\n" + markdown_understanding(understanding)
         text = json.dumps(json_understanding(understanding), indent=1, allow_nan=False)
-        replace_file(folder / "understanding.json", text + "\n")
-    replace_file(folder / "summary.md", summary)
+        write_whole(folder / "understanding.json", text + "\n")
+    write_whole(folder / "summary.md", summary)
 
 
 def csv_text(outcome: BenchmarkOutcome) -> str:
@@ -58,10 +57,3 @@ def csv_text(outcome: BenchmarkOutcome) -> str:
             prediction = "" if row.prediction is None else repr(row.prediction)
             writer.writerow((row.path, prediction, repr(row.label)))
     return buffer.getvalue()
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a whole file in one step; bytes of a path that are no text stay as they are."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(temporary, path)

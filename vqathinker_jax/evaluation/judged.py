@@ -7,13 +7,12 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from vqathinker_jax.aggregate import is_outside
 from vqathinker_jax.evaluation.benchmarks import IN_DOMAIN, OOD, PUBLISHED, Benchmark
 from vqathinker_jax.evaluation.outcome import BenchmarkOutcome, BenchmarkRow
 from vqathinker_jax.evaluation.predictions import Prediction, match
 from vqathinker_jax.evaluation.statistics import BootstrapConfig, judge_agreement
 from vqathinker_jax.results import ScoreResult
-
-LOWEST, HIGHEST = 1, 5
 
 
 def judge_results(
@@ -52,11 +51,6 @@ def judge_predictions(
         rows.append(BenchmarkRow(video.id, video.path, video.score, prediction, status, None))
     num_out_of_range = sum(is_outside(row.prediction) for row in rows)
     return _outcome(benchmark, rows, num_out_of_range, benchmark.notes, bootstrap)
-
-
-def is_outside(score: float | None) -> bool:
-    """Whether an answer lies outside 1 to 5; it is kept all the same."""
-    return score is not None and not LOWEST <= score <= HIGHEST
 
 
 def _outcome(

@@ -11,6 +11,7 @@ from vqathinker_jax.evaluation.shards import Shard
 from vqathinker_jax.result_file import ResultFile
 from vqathinker_jax.results import ScoreResult, result_from_json
 from vqathinker_jax.scoring import ScoreSettings
+from vqathinker_jax.whole_file import write_whole
 
 
 def score_videos(
@@ -62,9 +63,5 @@ def score_videos(
             result = result_from_json(line)
             gathered[result.path] = result
     if shard.is_first:
-        temporary = output.with_name(output.name + ".part")
-        temporary.write_text(
-            "".join(gathered[path].to_json() + "\n" for path in existing), encoding="utf-8"
-        )
-        os.replace(temporary, output)
+        write_whole(output, "".join(gathered[path].to_json() + "\n" for path in existing))
     return gathered

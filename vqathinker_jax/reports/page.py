@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -14,6 +13,7 @@ from pathlib import Path
 import jinja2
 
 from vqathinker_jax.data.clip import printable
+from vqathinker_jax.whole_file import write_whole
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -103,15 +103,10 @@ def write_page(page: str, path: Path) -> None:
     Raises:
       ReportError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Lone surrogates of undecodable file names have no encoding.
-        partial.write_text(page, encoding="utf-8", errors="replace")
-        partial.replace(path)
+        write_whole(path, page, errors="replace")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ReportError(f"{path}: cannot write: {error.strerror}") from None
 
 

@@ -36,6 +36,7 @@ from vqathinker_jax.synthetic.clips import ClipRecord, Recipe, SynthesisError, m
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 from vqathinker_jax.synthetic.encoding import missing_encoders
 from vqathinker_jax.synthetic.scenes import SPLITS, catalogue, photograph_folder
+from vqathinker_jax.whole_file import write_whole
 
 __all__ = ["Recipe", "Synthesis", "SynthesisError", "synthesize"]
 
@@ -227,16 +228,10 @@ def _finished(folder: Path) -> Iterator[ClipRecord]:
             yield record
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _write_labels(folder: Path, records: list[ClipRecord]) -> None:
     for split in SPLITS:
         lines = [json.dumps(record.label()) for record in records if record.split == split]
-        _write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+        write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def _write_manifest(
@@ -278,6 +273,4 @@ def _write_manifest(
         },
         "scenes": [dataclasses.asdict(scene) for scene in scenes if scene.id in used],
     }
-    _write_whole(
-        folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    )
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
