@@ -6,7 +6,7 @@ from vqathinker_jax.whole_file import write_whole
 
 
 def test_it_replaces_what_was_there_and_leaves_nothing_beside(tmp_path):
-    path = tmp_path / "new" / "a.txt"
+    path = tmp_path / "a.txt"
     write_whole(path, "one\r\n")
     write_whole(path, "caf\u00e9 \udcff\n")
     assert path.read_bytes() == "caf\u00e9 ".encode() + b"\xff\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, errors: str = "surrogateescape") -> None:
-    """Writes a text as UTF-8; makes the folder where there is none.
+    """Writes a text as UTF-8 into a folder that is there.
 
     Args:
       path: of the file; replaced where it exists.
@@ -20,7 +20,6 @@ def write_whole(path: Path, text: str, errors: str = "surrogateescape") -> None:
       OSError, UnicodeError: it cannot be written; the old file stays and nothing is left beside it.
     """
     partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.write_text(text, encoding="utf-8", errors=errors, newline="")
         os.replace(partial, path)

@@ -179,4 +179,5 @@ def _parse(text: str, file: Path) -> dict[int, tuple[str, Answered]]:
 
 
 def _rewrite(file: Path, answers: Iterable[tuple[str, Answered]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, "".join(_line(*one) for one in answers))

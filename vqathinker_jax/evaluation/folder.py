@@ -28,6 +28,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, understanding: Unders
     Raises:
       OSError: the folder cannot be written to.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for outcome in evaluation.outcomes:
         write_whole(folder / f"{outcome.name}.csv", csv_text(outcome))
     missing = [

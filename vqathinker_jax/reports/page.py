@@ -104,6 +104,7 @@ def write_page(page: str, path: Path) -> None:
       ReportError: it cannot be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Lone surrogates of undecodable file names have no encoding.
         write_whole(path, page, errors="replace")
     except OSError as error:
