@@ -211,7 +211,7 @@ def test_understanding(small_folder, clips, tmp_path, monkeypatch, endpoint):  #
     )
     assert code == 1
     assert f"judged by m at {url}" in shown
-    assert "1 without a verdict, counted as wrong" in shown
+    assert "1 without a verdict, counted as wrong (finevd.judge.jsonl says why)" in shown
     assert len((tmp_path / "out" / "finevd.judge.jsonl").read_text().splitlines()) == 2
 
 

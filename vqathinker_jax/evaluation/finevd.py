@@ -23,6 +23,8 @@ from vqathinker_jax.results import ScoreResult
 _QUESTION = re.compile(r"\bno (color|noise|artifact|blur|temporal)\b", re.IGNORECASE)
 _YES_NO = {"yes": True, "1": True, "true": True, "no": False, "0": False, "false": False}
 MOST_SHOWN = 20
+KEYWORDS = "keywords"
+"""The judge that needs nothing but the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ class AttributionOutcome:
 
     name: str
     judge: str
-    """`keywords`, or the language model's name and address."""
+    """`KEYWORDS`, or the language model's name and address."""
     counts: dict[str, DimensionCounts]
     """By dimension."""
     rows: tuple[AttributionRow, ...]

@@ -13,6 +13,7 @@ from vqathinker_jax.evaluation.asked import ask_questions
 from vqathinker_jax.evaluation.benchmarks import Benchmark, BenchmarkError
 from vqathinker_jax.evaluation.distortions import attribute
 from vqathinker_jax.evaluation.finevd import (
+    KEYWORDS,
     AttributionLabel,
     AttributionOutcome,
     judge_attribution,
@@ -133,7 +134,7 @@ class ModelRun:
         results = self._score(name, [label.path for label in labels])
         if judge is None or not self.shard.is_first:
             return judge_attribution(
-                name, labels, results, "keywords", lambda text, _: attribute(text).named
+                name, labels, results, KEYWORDS, lambda text, _: attribute(text).named
             )
         named = LanguageJudge(judge, self.out / f"{name}.judge.jsonl").named
         return judge_attribution(name, labels, results, f"{judge.model} at {judge.url}", named)

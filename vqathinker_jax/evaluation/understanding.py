@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from vqathinker_jax.evaluation.distortions import DIMENSIONS
-from vqathinker_jax.evaluation.finevd import AttributionOutcome
+from vqathinker_jax.evaluation.finevd import KEYWORDS, AttributionOutcome
 from vqathinker_jax.evaluation.questions import QuestionsOutcome
 from vqathinker_jax.evaluation.tables import markdown_table, text_table, without_nan
 
@@ -71,6 +71,8 @@ def remarks(understanding: Understanding) -> list[str]:
             ("no verdict", "without a verdict, counted as wrong"),
         )
         counts = [f"{count[status]} {what}" for status, what in told if count[status]]
+        if count["no verdict"] and one.judge != KEYWORDS:
+            counts[-1] += f" ({one.name}.judge.jsonl says why)"
         if counts:
             said.append(f"{one.name}: of {len(one.rows)} videos " + "; ".join(counts))
     for one in understanding.questions:
