@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqathinker_jax.cli.model_options import add_model
 from vqathinker_jax.cli.parsing import (
     OK,
     SOME_FAILED,
@@ -40,11 +41,7 @@ def add(commands: Commands) -> None:
         default="vqathinker-demo",
         help="folder to write (default vqathinker-demo)",
     )
-    command.add_argument(
-        "--model",
-        metavar="DIR|OWNER/NAME",
-        help="model folder or hub id (default: the nano model, where one is bundled)",
-    )
+    add_model(command)
     command.add_argument(
         "--train",
         action="store_true",
