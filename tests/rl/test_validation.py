@@ -11,7 +11,7 @@ from vqathinker_jax.asking import Asker
 from vqathinker_jax.data import reader
 from vqathinker_jax.data.clip import FrameRequest, VideoError
 from vqathinker_jax.data.video import read_clip
-from vqathinker_jax.rl.validation import validate
+from vqathinker_jax.rl.validation import merit, validate
 
 
 @pytest.fixture
@@ -92,3 +92,18 @@ def test_clips_are_decoded_once_and_never_augmented(
     row = validate(small_model.loaded, videos, config)
     assert row["unreadable"] == 0
     np.testing.assert_array_equal(np.concatenate(asked.frames), [*plain, *plain])
+
+
+def test_a_stage_with_random_scores_is_judged_by_its_words(small_folder, labels):
+    row = {"srcc": 0.25, "words_f1": 0.75}
+    for mode, random_scores, wanted in (
+        ("grpo", False, 0.25),
+        ("sft", False, 0.25),
+        ("sft", True, 0.75),
+    ):
+        config = make_config(small_folder, labels, run={"mode": mode})
+        config = dataclasses.replace(
+            config, sft=dataclasses.replace(config.sft, random_scores=random_scores)
+        )
+        assert merit(row, config) == wanted
+    assert math.isnan(merit({"srcc": 0.25}, config))

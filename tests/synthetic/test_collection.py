@@ -1,5 +1,6 @@
 """Synthetic data sets: files, labels, manifest; the same for the same seed, resumable."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -81,12 +82,26 @@ def test_manifest_documents_everything(made):
 def test_no_scene_is_in_two_splits_over_many_clips():
     seen = {}
     for seed in (0, 1):
-        for index in range(600):
-            scene = clips.choose_scene(Recipe(seed=seed), index)
+        for index in range(1800):
+            recipe = Recipe(seed=seed)
+            scene = clips.choose_scene(recipe, clips.view_of(recipe, index))
             assert scene.split == clips.split_of(index)
             seen.setdefault(scene.id, set()).add(scene.split)
     assert all(len(splits) == 1 for splits in seen.values())
     assert len([name for name in seen if not name.startswith("photograph/")]) >= 200
+
+
+def test_clips_of_a_view_show_the_same_and_differ_in_what_is_done(made):
+    recipe = dataclasses.replace(SHORT, seed=7)
+    train = [index for index in range(40) if clips.split_of(index) == "train"]
+    views = [clips.view_of(recipe, index) for index in train]
+    assert views == [("train", place // 3) for place in range(len(train))]
+    for split, number in (("train", 0), ("train", 5), ("validation", 1), ("test", 2)):
+        members = clips._clips_of(recipe, (split, number))
+        assert [clips.view_of(recipe, index) for index in members] == [(split, number)] * 3
+    shown = [(row["scene"], row["width"], row["num_frames"]) for row in rows(made[0], "train")]
+    assert len(set(shown[:3])) == len(set(shown[3:6])) == 1 and shown[0] != shown[3]
+    assert len({clips.choose_distortions(recipe, index)[0] for index in train[:3]}) == 3
 
 
 def test_targets_are_even_over_one_to_five():
@@ -136,8 +151,9 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "make_clip", counted)
     told = []
     result = make(tmp_path / "parts", 4, progress=lambda done, total: told.append((done, total)))
-    assert calls == [1, 2, 3] and result.num_kept == 1
-    assert told == [(2, 4), (3, 4), (4, 4)]
+    # Clips 0 and 3 show one view and are made first.
+    assert calls == [1, 2] and result.num_kept == 2
+    assert told == [(3, 4), (4, 4)]
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     for split in SPLITS:
         assert rows(tmp_path / "parts", split) == rows(tmp_path / "whole", split)

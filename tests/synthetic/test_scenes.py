@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vqathinker_jax.synthetic import scenes
 from vqathinker_jax.synthetic.scenery import THINGS
@@ -106,8 +107,8 @@ def test_an_unknown_scene_is_refused():
 
 def test_balanced_pictures_fill_the_range_without_a_cast():
     rng = np.random.default_rng(0)
-    # Dark and blue, from 10 to 70 at most.
-    dull = (rng.beta(2, 2, (60, 80, 3)) * (30, 35, 60) + 10).astype(np.uint8)
+    # Dark and blue, from 10 to 100 at most.
+    dull = (rng.beta(2, 2, (60, 80, 3)) * (60, 65, 90) + 10).astype(np.uint8)
     bright = np.asarray(scenes.balanced(Image.fromarray(dull), np.random.default_rng(1)))
     low, high = np.percentile(bright, (0.5, 99.5), axis=(0, 1))
     assert (low < 60).all() and (high > 180).all()

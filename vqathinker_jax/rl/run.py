@@ -41,7 +41,7 @@ from vqathinker_jax.rl.stages import stream_keys, to_host
 from vqathinker_jax.rl.start import Start, load_start, make_sampler
 from vqathinker_jax.rl.step_profile import StepProfile
 from vqathinker_jax.rl.update import OptimizerConfig, Static
-from vqathinker_jax.rl.validation import shown, validate
+from vqathinker_jax.rl.validation import merit, shown, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,9 +272,7 @@ class Run:
             f"validation at step {self.position.step}: SRCC {shown(row['srcc'])}, PLCC "
             f"{shown(row['plcc'])}{words}, {row['parse_rate']:.0%} of {row['videos']} with a score"
         )
-        # Scores that were drawn at random are not learnt: what such a stage teaches is words.
-        learns_words = self.config.run.mode == "sft" and self.config.sft.random_scores
-        return row.get("words_f1", math.nan) if learns_words else row["srcc"]
+        return merit(row, self.config)
 
     # -- start and end -----------------------------------------------------------------------------
 

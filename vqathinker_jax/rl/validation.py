@@ -75,6 +75,18 @@ def validate(
     return row
 
 
+def merit(row: dict[str, float], config: TrainConfig) -> float:
+    """What the best checkpoint is chosen by: the SRCC, or the F1 of the words where a stage learns
+    them from texts whose scores were drawn at random; NaN where undefined.
+
+    Args:
+      row: from `validate`.
+      config: of the run.
+    """
+    learns_words = config.run.mode == "sft" and config.sft.random_scores
+    return row.get("words_f1", math.nan) if learns_words else row["srcc"]
+
+
 def words_f1(texts: Sequence[str | None], videos: Sequence[LabelledVideo]) -> float:
     """The mean over all distortions in the labels of the F1 of naming them.
 

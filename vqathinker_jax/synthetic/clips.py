@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -56,6 +57,9 @@ class Recipe:
     """Shortest and longest clip."""
     largest_side: int = 960
     """Pixels; larger sizes of `SIZES` are not drawn."""
+    clips_per_view: int = 3
+    """Clips of one split that follow each other and show the same view of the same scene, each with
+    distortions of its own: what is shown then does not give away what is wrong with it."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -66,6 +70,8 @@ class Recipe:
             raise SynthesisError(
                 f"seconds must be an interval within 0.2 to 60, got {self.seconds}"
             )
+        if self.clips_per_view < 1:
+            raise SynthesisError(f"clips_per_view must be at least 1, got {self.clips_per_view}")
         if self.largest_side < 320:
             raise SynthesisError(f"largest_side must be at least 320, got {self.largest_side}")
 
@@ -140,16 +146,36 @@ def _rank(index: int) -> int:
     return index // 10 * 8 + max(0, index % 10 - 2)
 
 
-def choose_scene(recipe: Recipe, index: int) -> Scene:
-    """The scene of a clip: procedural ones in turn, photographs in their share."""
-    split, rank = split_of(index), _rank(index)
+def _index(split: str, rank: int) -> int:
+    """The clip of a split that so many others come before."""
+    if split != "train":
+        return rank * 10 + (1 if split == "validation" else 2)
+    block, place = divmod(rank, 8)
+    return block * 10 + (place + 2 if place else 0)
+
+
+def view_of(recipe: Recipe, index: int) -> tuple[str, int]:
+    """Split and number of the view that a clip shows; clips with the same one show the same."""
+    return split_of(index), _rank(index) // recipe.clips_per_view
+
+
+def _clips_of(recipe: Recipe, view: tuple[str, int]) -> list[int]:
+    """All clips that show a view."""
+    split, number = view
+    first = number * recipe.clips_per_view
+    return [_index(split, rank) for rank in range(first, first + recipe.clips_per_view)]
+
+
+def choose_scene(recipe: Recipe, view: tuple[str, int]) -> Scene:
+    """The scene of a view: procedural ones in turn, photographs in their share."""
+    split, rank = view
     scenes = list(of_split(catalogue(recipe.scenes_per_family, recipe.photograph_share > 0), split))
     photographs = [scene for scene in scenes if scene.family == "photograph"]
     procedural = [scene for scene in scenes if scene.family != "photograph"]
-    if photographs and generator("photograph?", recipe.seed, index).random() < (
+    if photographs and generator("photograph?", recipe.seed, *view).random() < (
         recipe.photograph_share
     ):
-        return photographs[int(generator("which", recipe.seed, index).integers(len(photographs)))]
+        return photographs[int(generator("which", recipe.seed, *view).integers(len(photographs)))]
     # A new order every time that all have had their turn.
     order = generator("turn", recipe.seed, split, rank // len(procedural))
     return procedural[int(order.permutation(len(procedural))[rank % len(procedural)])]
@@ -175,20 +201,45 @@ def choose_distortions(recipe: Recipe, index: int) -> list[tuple[str, float]]:
     raise AssertionError(f"no distortions give a score of {target}")
 
 
-def make_clip(recipe: Recipe, index: int, folder: Path) -> ClipRecord:
-    """Makes one clip and writes its file, whole or not at all."""
-    scene = choose_scene(recipe, index)
-    rng = generator("clip", recipe.seed, index)
+@dataclasses.dataclass(frozen=True)
+class Pristine:
+    """A clip before anything is done to it."""
+
+    scene: Scene
+    fps: float
+    frames: np.ndarray
+    """uint8 [F, H, W, 3], not writeable."""
+
+
+@functools.lru_cache(maxsize=1)
+def pristine(recipe: Recipe, view: tuple[str, int]) -> Pristine:
+    """What the clips of a view show; the last one is kept for the next clip of the view."""
+    scene = choose_scene(recipe, view)
+    rng = generator("view", recipe.seed, *view)
     sizes = {size: share for size, share in SIZES.items() if max(size) <= recipe.largest_side}
     sizes = {size: share for size, share in sizes.items() if fits(scene, *size)}
     shares = np.array(list(sizes.values()))
     height, width = list(sizes)[int(rng.choice(len(sizes), p=shares / shares.sum()))]
     fps = FRAME_RATES[int(rng.integers(len(FRAME_RATES)))]
     num_frames = round(rng.uniform(*recipe.seconds) * fps)
-    planned = choose_distortions(recipe, index)
-    is_moving = any(DISTORTIONS[name].category == "temporal" for name, _ in planned)
+    is_moving = any(
+        DISTORTIONS[name].category == "temporal"
+        for index in _clips_of(recipe, view)
+        for name, _ in choose_distortions(recipe, index)
+    )
     frames = render(scene, num_frames, height, width, fps, rng, is_moving)
-    data, applied = distort_and_encode(frames, fps, planned, rng)
+    frames.flags.writeable = False
+    return Pristine(scene, fps, frames)
+
+
+def make_clip(recipe: Recipe, index: int, folder: Path) -> ClipRecord:
+    """Makes one clip and writes its file, whole or not at all."""
+    source = pristine(recipe, view_of(recipe, index))
+    scene, fps = source.scene, source.fps
+    num_frames, height, width, _ = source.frames.shape
+    rng = generator("clip", recipe.seed, index)
+    planned = choose_distortions(recipe, index)
+    data, applied = distort_and_encode(source.frames, fps, planned, rng)
     name = f"synth-{recipe.seed}-{index:06d}"
     path = folder / "videos" / f"{name}.mp4"
     partial = path.with_name(f".{name}.partial")

@@ -32,7 +32,13 @@ from pathlib import Path
 import numpy as np
 
 from vqathinker_jax.synthetic import opinions
-from vqathinker_jax.synthetic.clips import ClipRecord, Recipe, SynthesisError, make_clip
+from vqathinker_jax.synthetic.clips import (
+    ClipRecord,
+    Recipe,
+    SynthesisError,
+    make_clip,
+    view_of,
+)
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 from vqathinker_jax.synthetic.encoding import missing_encoders
 from vqathinker_jax.synthetic.scenes import SPLITS, catalogue, photograph_folder
@@ -144,19 +150,28 @@ def _make_all(
     recipe: Recipe, indices: list[int], folder: Path, workers: int
 ) -> Iterator[ClipRecord]:
     """Makes clips in this process or in others, in any order."""
-    if workers == 1 or len(indices) < 2:
-        for index in indices:
-            yield make_clip(recipe, index, folder)
+    groups = collections.defaultdict(list)
+    for index in indices:
+        groups[view_of(recipe, index)].append(index)
+    if workers == 1 or len(groups) < 2:
+        for group in groups.values():
+            for index in group:
+                yield make_clip(recipe, index, folder)
         return
     # Spawned, so that a caller's threads and accelerator are not copied into the workers.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(indices)), mp_context=context) as pool:
-        futures = [pool.submit(make_clip, recipe, index, folder) for index in indices]
+    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
+        futures = [pool.submit(_make, recipe, group, folder) for group in groups.values()]
         try:
             for future in as_completed(futures):
-                yield future.result()
+                yield from future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _make(recipe: Recipe, indices: list[int], folder: Path) -> list[ClipRecord]:
+    """The clips of one view, which is rendered once."""
+    return [make_clip(recipe, index, folder) for index in indices]
 
 
 def _prepare_folder(folder: Path) -> None:
