@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -237,6 +239,21 @@ def test_devices_share_the_work(small_folder, clips, labels, tmp_path, monkeypat
     assert [row["prediction"] for row in summary["outcomes"][0]["rows"][:5]] == [
         2.0, 2.25, 2.5, 2.75, 3.0
     ]  # fmt: skip
+
+
+def test_stdout_is_for_results_alone():
+    program = (
+        "import os\n"
+        "from vqathinker_jax.cli.evaluate import keep_stdout_for_results\n"
+        "keep_stdout_for_results()\n"
+        "os.write(1, b'a library speaks')\n"
+        "print('the result é')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", program], capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == "the result é"
+    assert b"a library speaks" in done.stderr
 
 
 def test_explain(small_folder, clips, tmp_path, monkeypatch):

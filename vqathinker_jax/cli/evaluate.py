@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,7 @@ def evaluate_model(
     if args.distributed:
         import jax
 
+        keep_stdout_for_results()
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
     from vqathinker_jax.evaluation.run import ModelRun
     from vqathinker_jax.evaluation.shards import this_process
@@ -179,6 +181,13 @@ def evaluate_model(
     except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)
     return finish(args, evaluation, understanding) if shard.is_first else OK
+
+
+def keep_stdout_for_results() -> None:
+    """Sends to stderr what libraries print past Python, as those do that connect processes."""
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(results, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def mesh_of_devices(count: int | None) -> Mesh | None:
