@@ -1,5 +1,7 @@
 """Both reports in a real browser: nothing is fetched, nothing sticks out, and sorting sorts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,10 @@ from tests.reports.records import (
     rows_of,
     write_clip,
 )
+from vqathinker_jax.evaluation.distortions import DIMENSIONS
+from vqathinker_jax.evaluation.finevd import AttributionOutcome, DimensionCounts
+from vqathinker_jax.evaluation.questions import Answered, QuestionsOutcome
+from vqathinker_jax.evaluation.understanding import Understanding
 from vqathinker_jax.reports.evaluation import write_evaluation_report
 from vqathinker_jax.reports.folder import write_folder_report
 from vqathinker_jax.results import ScoreResult, Segment
@@ -54,7 +60,9 @@ def pages(tmp_path_factory):
     clips = [write_clip(folder / "clips" / f"{name}.mp4") for name in ("b10", "b9", "a" * 90)]
     results = [result_of(clip, score) for clip, score in zip(clips, (4.5, 2.0, 3.0), strict=True)]
     timeline = (Segment(0.0, 1.0, 1.5, 0.2), Segment(1.0, 2.0, error="lost"))
-    results[1] = result_of(clips[1], 2.0, std=0.4, reasoning=EVIL + "x" * 300, timeline=timeline)
+    results[1] = result_of(
+        clips[1], 2.0, std=0.4, reasoning=EVIL + "x" * 300, timeline=timeline, distortions=("blur",)
+    )
     results.append(ScoreResult(str(folder / "clips" / "c.mp4"), "error", error="is damaged"))
     write_folder_report(results, "model", WARNING, folder / "folder.html")
     x = np.random.default_rng(0).uniform(1, 5, 300)
@@ -62,7 +70,15 @@ def pages(tmp_path_factory):
         outcome_of(rows_of((4.5, 2, 1), (1, 2, 3), results[:3]), "n" * 60, "ood"),
         outcome_of(rows_of(x, x), "many", "in-domain"),
     )
-    write_evaluation_report(evaluation_of(*outcomes), folder / "evaluation.html")
+    evaluation = evaluation_of(*outcomes)
+    figures = {"paper " + "y" * 30: {"many": {"srcc": 0.5, "plcc": 0.25}}}
+    evaluation = dataclasses.replace(evaluation, settings=evaluation.settings | {"beside": figures})
+    counts = {name: DimensionCounts(3, 1, 0, 0, 0) for name in DIMENSIONS}
+    attribution = AttributionOutcome("finevd", "keywords", counts, ())
+    answer = Answered(1, "v", "referring", "ok", "A", "A", None, None)
+    questions = QuestionsOutcome("q" * 60, (answer,), ("2 questions left out: " + "z" * 60,))
+    understanding = Understanding((attribution,), (questions,))
+    write_evaluation_report(evaluation, folder / "evaluation.html", understanding)
     return folder
 
 
