@@ -120,7 +120,11 @@ def test_killed_resumed_and_reported(small_folder, clips, labels, tmp_path, monk
     assert json.loads(shown)["warning"] == "1 predictions fit no label"
     assert json.loads(shown)["settings"]["beside"]["ours"]["mine"]["srcc"] == pytest.approx(0.8)
     (again,) = json.loads(shown)["outcomes"]
-    assert again["agreement"] == outcome["agreement"]
+    # Of four points many logistics are equally good: which is found hangs on the last bit.
+    for found in (again, outcome):
+        found["agreement"].pop("logistic")
+    for name, value in outcome["agreement"].items():
+        assert again["agreement"][name] == pytest.approx(value, abs=1e-6), name
     assert (again["num_missing"], again["num_unparseable"]) == (1, 2)
     assert not (tmp_path / "again" / "report.html").exists()
 

@@ -126,8 +126,9 @@ def test_settings_inside_others_get_dotted_names():
 def test_the_level_of_the_intervals_is_said():
     evaluation = evaluation_of(outcome_of(rows_of(LABELS, PREDICTIONS)))
     assert "90 % bootstrap intervals over the videos" in Reader(render_evaluation(evaluation)).text
-    none = {"bootstrap": {"draws": 0, "level": 0.9, "seed": 0}}
-    page = render_evaluation(dataclasses.replace(evaluation, settings=none))
+    only = Estimate(0.8, math.nan, math.nan)
+    none = Agreement(5, only, only, only, only, only, None, None)
+    page = render_evaluation(evaluation_of(outcome_of((), agreement=none)))
     assert "bootstrap intervals" not in Reader(page).text
 
 

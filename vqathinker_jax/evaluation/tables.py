@@ -33,11 +33,11 @@ def shown(estimate: Estimate) -> str:
 
 def interval_words(evaluation: Evaluation) -> str:
     """What the intervals of an evaluation are, such as `95 % bootstrap intervals over the videos`;
-    empty where none were made."""
-    made = evaluation.settings["bootstrap"]
-    if not made["draws"]:
+    empty where there are none."""
+    if not any(math.isfinite(one.agreement.srcc.low) for one in evaluation.outcomes):
         return ""
-    return f"{100 * made['level']:.4g} % bootstrap intervals over the videos"
+    level = evaluation.settings["bootstrap"]["level"]
+    return f"{100 * level:.4g} % bootstrap intervals over the videos"
 
 
 def header(evaluation: Evaluation) -> tuple[str, ...]:
