@@ -63,6 +63,7 @@ def test_installed_wheel_runs(built, tmp_path):
         [command, "make-tiny", tmp_path / "t"], check=True, capture_output=True, text=True
     )
     assert "mean nothing" in run.stdout
-    where = [python, "-c", "import vqathinker_jax; print(vqathinker_jax.__file__)"]
+    # -E: a PYTHONPATH that names the checkout would hide what was installed.
+    where = [python, "-E", "-c", "import vqathinker_jax; print(vqathinker_jax.__file__)"]
     out = subprocess.run(where, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert str(pure) in out.stdout
