@@ -64,8 +64,9 @@ class ModelConfig:
     """Whether SlowFast trains: `frozen`, or `layers` (all of it but its stems, and only in
     SFT): for a preset, which has no pretrained one."""
     whiten: bool = False
-    """Whether a preset's patch embedding and SlowFast stems start as random mixtures of the
-    whitened principal components of the training clips instead of noise (`rl/whitening.py`)."""
+    """Whether a preset's patch embedding starts as cosines, and SlowFast's stems as mixtures of the
+    whitened principal components, scaled to the training clips, instead of as noise
+    (`rl/whitening.py`)."""
     lora: LoraConfig | None = None
     """Adapters that train in the decoder's place, which then stays as stored; None: it trains
     itself. What else trains, `vision` says. There is no dropout on adapters."""

@@ -72,6 +72,11 @@ def test_cosines_that_see_nothing_are_not_amplified():
     assert np.isfinite(filters.kernel).all() and np.abs(filters.kernel).max() <= 2e3
 
 
+def test_a_tower_wider_than_there_are_cosines_is_refused():
+    with pytest.raises(TrainingError, match="12 cosines, but the tower is 13 wide"):
+        cosine_filters(np.zeros((3, 2, 2, 3)), 13)
+
+
 @pytest.mark.parametrize(("size", "num"), [(14, 96), (14, 5), (4, 48), (7, 147)])
 def test_as_many_different_cosines_as_asked_for(size, num):
     chosen = choose_cosines(size, num)

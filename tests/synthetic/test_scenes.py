@@ -123,7 +123,8 @@ def test_balancing_stretches_contrast_by_a_factor_of_four_at_most():
     flat = np.full((20, 20, 3), 100, np.uint8)
     flat[:10] = 104
     balanced = np.asarray(scenes.balanced(Image.fromarray(flat), np.random.default_rng(2)))
-    assert np.ptp(balanced.astype(int)) <= 4 * scenes.LARGEST_STRETCH * 3
+    # 4 levels become 16, and 34 by the gamma; without the limit they would fill the range.
+    assert np.ptp(balanced.astype(int)) <= 40
 
 
 def test_fractal_noise_has_the_slope_asked_for():

@@ -82,9 +82,17 @@ def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> F
 
     Args:
       patches: float, at least two.
-      num_filters: O, at most 3 P^2.
+      num_filters: O.
+
+    Raises:
+      TrainingError: O is more than 3 P^2, and so many cosines there are not.
     """
     size = patches.shape[1]
+    if num_filters > 3 * size**2:
+        raise TrainingError(
+            f"model.whiten: patches of {size} x {size} pixels have {3 * size**2} cosines, but the "
+            f"tower is {num_filters} wide"
+        )
     place = np.arange(size)
     waves = np.cos(np.pi * (place + 0.5) * place[:, None] / size)
     colours = ((1, 1, 1), (1, -1, 0), (1, 1, -2))
