@@ -4,7 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from vqathinker_jax.data.augment import NUM_VIEWS, View, augment, draw_view
+from vqathinker_jax.data.augment import (
+    NUM_VIEWS,
+    View,
+    augment,
+    draw_cells,
+    draw_view,
+    resample_cells,
+)
 
 FRAMES = np.random.default_rng(0).permutation(2 * 5 * 5 * 3).astype(np.uint8).reshape(2, 5, 5, 3)
 """Every value once, so that no two views are equal."""
@@ -90,3 +97,26 @@ def test_draws_are_even_and_depend_on_seed_and_record_alone():
 def test_draws_are_those_of_the_runs_before():
     """A resumed run must not see other clips than it would have, whatever was upgraded between."""
     assert [draw_view(5, record) for record in range(3)] == [View.of(n) for n in (5, 16, 33)]
+
+
+def test_cells_are_drawn_with_replacement_from_seed_and_place_alone():
+    draws = np.stack([draw_cells(3, record, 9) for record in range(400)])
+    assert draws.min() == 0 and draws.max() == 8
+    # Of 9 draws with replacement from 9, 9 (1 - (8/9)^9) = 5.88 differ on average.
+    num_different = np.mean([len(set(draw)) for draw in draws.tolist()])
+    assert 5.7 < num_different < 6.1
+    np.testing.assert_array_equal(draw_cells(3, 7, 9), draws[7])
+    assert (draw_cells(4, 7, 9) != draws[7]).any()
+
+
+def test_resampled_mosaics_show_whole_cells_and_the_same_ones():
+    mosaics = np.random.default_rng(1).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    cells = np.array([4, 4, 0, 1, 8, 2, 7, 3, 5])
+    shown = resample_cells(mosaics, cells, 2)
+    for number, cell in enumerate(cells):
+        (row, column), (down, across) = divmod(number, 3), divmod(int(cell), 3)
+        np.testing.assert_array_equal(
+            shown[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2],
+            mosaics[:, 2 * down : 2 * down + 2, 2 * across : 2 * across + 2],
+        )
+    np.testing.assert_array_equal(resample_cells(mosaics, np.arange(9), 2), mosaics)

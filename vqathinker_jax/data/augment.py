@@ -1,4 +1,6 @@
-"""Random views of a clip in which its damage stays damage: mirrored, turned, colours exchanged."""
+"""Random views of a clip in which its damage stays damage: mirrored, turned, colours exchanged.
+
+The fragments of mosaics are drawn anew besides, so that what is shown is not learnt by heart."""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ import dataclasses
 import itertools
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
 NUM_VIEWS = 2 * 2 * 2 * len(CHANNEL_ORDERS)
 """Outcomes of a draw: the 8 symmetries of the square, each with 6 orders of the channels."""
-AUGMENT_STREAM = 2
+AUGMENT_STREAM, CELLS_STREAM = 2, 3
 """Mixed into the seed, so that these draws differ from those of any other purpose."""
 
 
@@ -54,6 +56,41 @@ def draw_view(seed: int, record: int) -> View:
     # A seed sequence, unlike the methods of a generator, gives the same words in every release.
     words = np.random.SeedSequence((seed, AUGMENT_STREAM, record)).generate_state(1, np.uint64)
     return View.of(int(words[0]) % NUM_VIEWS)
+
+
+def draw_cells(seed: int, record: int, num: int) -> Int64[np.ndarray, "num"]:
+    """Which of a mosaic's `num` cells each cell shows: drawn with replacement.
+
+    Args:
+      seed, record: as for `draw_view`.
+      num: cells of a mosaic.
+    """
+    words = np.random.SeedSequence((seed, CELLS_STREAM, record)).generate_state(num, np.uint64)
+    return (words % num).astype(np.int64)
+
+
+def resample_cells(
+    mosaics: UInt8[np.ndarray, "M S S 3"], cells: Int64[np.ndarray, "num"], fragment: int
+) -> UInt8[np.ndarray, "M S S 3"]:
+    """Mosaics whose cell i shows what cell `cells[i]` showed, the same in all of them.
+
+    Quality is in the texture of every fragment, what the clip is about in all of them together.
+
+    Args:
+      mosaics: of fragments, S / fragment of them a side.
+      cells: a cell for every cell, row by row.
+      fragment: pixels a side of one cell.
+
+    >>> mosaic = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    >>> resample_cells(mosaic, np.array([3, 0, 1, 1]), 1)[0, :, :, 0].tolist()
+    [[9, 0], [3, 3]]
+    """
+    num, side = mosaics.shape[:2]
+    grid = side // fragment
+    split = mosaics.reshape(num, grid, fragment, grid, fragment, 3).swapaxes(2, 3)
+    chosen = split.reshape(num, grid * grid, fragment, fragment, 3)[:, cells]
+    split = chosen.reshape(num, grid, grid, fragment, fragment, 3).swapaxes(2, 3)
+    return split.reshape(mosaics.shape)
 
 
 def augment(

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from vqathinker_jax.data.augment import augment, draw_view
+from vqathinker_jax.data.augment import augment, draw_cells, draw_view, resample_cells
 from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import (
     ON_BAD,
@@ -106,8 +106,8 @@ class DataConfig:
     epoch of a small geometry then costs reading. Training and validation use it, and runs may share
     one. A clip takes I * S * S * 3 bytes; once the disk is full, no more are kept."""
     augment: bool = False
-    """Flips, transposes and permutes colour channels of every clip at random: damage stays damage.
-    Training only; validation always sees clips as they are."""
+    """Flips, transposes and permutes colour channels of every clip at random, and draws the fragments
+    of its mosaics anew: damage stays damage. Training only; validation sees clips as they are."""
 
     def __post_init__(self) -> None:
         if self.prompt_style not in STYLES:
@@ -309,7 +309,7 @@ class VideoStream(Iterator[VideoBatch]):
             except VideoError as error:
                 return index, error
             if self._cfg.augment:
-                frames = augment(frames, draw_view(self._seed, at), self._spec.num_slices)
+                frames = self._augmented(frames, at)
             return index, frames
 
         records = grain.MapDataset.range(start, sys.maxsize).map(read)
@@ -317,6 +317,17 @@ class VideoStream(Iterator[VideoBatch]):
         # crashes the decoder; grain's own would end the run, and would each import jax.
         options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
         return iter(records.to_iter_dataset(options))
+
+    def _augmented(
+        self, frames: UInt8[np.ndarray, "I S S 3"], at: int
+    ) -> UInt8[np.ndarray, "I S S 3"]:
+        spec = self._spec
+        if spec.view == "fragments":
+            grid = spec.image_size // spec.fragment_size
+            cells = draw_cells(self._seed, at, grid**2)
+            mosaics = resample_cells(frames[: spec.num_frames], cells, spec.fragment_size)
+            frames = np.concatenate([mosaics, frames[spec.num_frames :]])
+        return augment(frames, draw_view(self._seed, at), spec.num_slices)
 
     def _skip(self, error: VideoError, state: StreamState) -> None:
         """Logs an unreadable clip.

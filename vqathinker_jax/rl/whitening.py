@@ -2,9 +2,9 @@
 
 A few directions of low frequency hold nearly all of the variance of image patches, so random
 filters see little of blur, noise or blocks. The tower's patch embedding gets cosines of all
-frequencies instead, each scaled so that its output has variance 1, and the MLP of its first layer
-starts as a rectifier: |x| of every channel is added to it, so that the mean over tokens holds the
-energy of each band. SlowFast's stems, which have few filters and a rectifier of their own, get
+frequencies instead, each scaled so that its output has variance 1, and its first two layers start
+as what turns them into the energy of each band over the whole image
+(`start_with_statistics`). SlowFast's stems, which have few filters and a rectifier of their own, get
 random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with Gaussian
 numbers g_i,
 
@@ -42,9 +42,19 @@ NUM_CLIPS = 256
 PATCHES_PER_CLIP = 96
 SMALLEST_DEVIATION = 1e-3
 """Of what a filter gives on training patches: one that sees nothing is not amplified further."""
-RECTIFIER_GAIN = 2.0
-OTHERS_GAIN = 0.3
-"""How much the random units beside the rectifier are weakened."""
+SHARPNESS = 4.0
+"""Of the rectifier: |x| is told apart from about 1 / SHARPNESS on."""
+BEND = 0.75
+FLATTENING = 0.9
+RECTIFIER_GAIN = 3.0
+"""How strongly energies stand beside what they are made from."""
+MEAN_GAIN = 20.0
+"""How strongly the mean over the tokens stands beside each token's own."""
+OTHERS_GAIN = 0.1
+"""How much what stays random in these two layers is weakened."""
+REFERENCE = 4.0
+"""What two channels of the patch embedding always hold, one of them negated: beside it, the norms
+leave a flat or dark patch smaller than a rich one, instead of bringing all to one size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +119,15 @@ def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> F
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
 
 
+def with_reference(filters: Filters) -> Filters:
+    """Two more filters, blind ones, that always give `REFERENCE` and its negative."""
+    blind = np.zeros((len(filters.kernel), 2), np.float32)
+    return Filters(
+        np.concatenate([filters.kernel, blind], axis=1),
+        np.concatenate([filters.bias, np.array([REFERENCE, -REFERENCE], np.float32)]),
+    )
+
+
 def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
     """Colour (0 lightness, 1 and 2 differences) and frequencies down and across of `num` cosines.
 
@@ -131,23 +150,43 @@ def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
     return list(dict.fromkeys([*means, *axes, *mixed, *coloured, *everything]))[:num]
 
 
-def rectify_first_layer(tower: InternViT) -> None:
-    """Makes the MLP of the first layer add |x| of every channel, in place.
+def start_with_statistics(tower: InternViT) -> None:
+    """Makes the first two layers of a tower give every token the statistics of its image, in place.
 
-    gelu(x) + gelu(-x) is x erf(x / sqrt 2): |x| but for small x. Two hidden units a channel do it.
-    A tower whose MLP is too narrow for them is left alone.
+    The MLP of the first layer starts as a rectifier: for each channel x of the normalised input it
+    adds c(|x|), which rises by 1 up to `BEND` and by `1 - FLATTENING` beyond it, as a logarithm
+    would: four hidden units a channel do it, gelu(+-s x) and gelu(+-s x - s BEND) with s =
+    `SHARPNESS`. The attention of the second layer starts as the mean over all tokens, so that each
+    token holds the energy of every band. A tower whose MLP is too narrow, or which has one layer,
+    is left alone.
     """
-    mlp = tower.layers.mlp
+    mlp, attention = tower.layers.mlp, tower.layers.attn
     fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
-    width = fc1.shape[1]
-    if fc1.shape[2] < 2 * width:
+    bias = np.array(mlp.fc1.bias.get_value())
+    layers, width, hidden = fc1.shape
+    if layers < 2 or hidden < 4 * width:
         return
-    identity = np.eye(width, dtype=fc1.dtype)
-    fc1[0, :, : 2 * width] = np.concatenate([identity, -identity], axis=1)
-    fc2[0, : 2 * width] = RECTIFIER_GAIN * np.concatenate([identity, identity])
-    fc2[0, 2 * width :] *= OTHERS_GAIN
+    one = np.eye(width, dtype=fc1.dtype)
+    scale = np.array(tower.layers.ls2.get_value())[0]
+    bent = slice(2 * width, 4 * width)
+    fc1[0, :, : 4 * width] = SHARPNESS * np.concatenate([one, -one, one, -one], axis=1)
+    bias[0, bent] = -SHARPNESS * BEND
+    rising = RECTIFIER_GAIN / SHARPNESS / scale * one
+    falling = -FLATTENING * rising
+    fc2[0, : 4 * width] = np.concatenate([rising, rising, falling, falling])
+    fc2[0, 4 * width :] *= OTHERS_GAIN
     set_values(mlp.fc1.kernel, fc1)
+    set_values(mlp.fc1.bias, bias)
     set_values(mlp.fc2.kernel, fc2)
+
+    qkv, out = (np.array(linear.kernel.get_value()) for linear in (attention.qkv, attention.proj))
+    scale = np.array(tower.layers.ls1.get_value())[1]
+    out[0] *= OTHERS_GAIN
+    qkv[1, :, :2] *= OTHERS_GAIN
+    qkv[1, :, 2] = one.reshape(qkv[1, :, 2].shape)
+    out[1] = (MEAN_GAIN * one / scale).reshape(out[1].shape)
+    set_values(attention.qkv.kernel, qkv)
+    set_values(attention.proj.kernel, out)
 
 
 def whiten(
@@ -166,10 +205,10 @@ def whiten(
     embedding = model.vision.patch_embedding
     patch = embedding.kernel.shape[0]
     patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
-    filters = cosine_filters(patches, embedding.kernel.shape[-1])
+    filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
-    rectify_first_layer(model.vision)
+    start_with_statistics(model.vision)
     if not video.has_motion:
         return
     frames = pixels[:, : video.num_frames]
@@ -213,7 +252,7 @@ def whiten_once(
                 set_values(parameter, file[name])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{kept}: its filters cannot be used ({error})") from None
-    rectify_first_layer(model.vision)
+    start_with_statistics(model.vision)
 
 
 def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
