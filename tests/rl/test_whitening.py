@@ -14,12 +14,18 @@ from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.whitening import (
+    BEND,
+    FLATTENING,
+    MEAN_GAIN,
+    RECTIFIER_GAIN,
+    REFERENCE,
     choose_cosines,
     cosine_filters,
     cut_patches,
-    rectify_first_layer,
+    start_with_statistics,
     whiten_once,
     whitened_filters,
+    with_reference,
 )
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.initial import InitialSource
@@ -85,25 +91,71 @@ def test_as_many_different_cosines_as_asked_for(size, num):
     assert chosen[:3] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
 
 
-def test_the_first_layer_starts_as_a_rectifier():
-    width, hidden = 5, 12
-    rng = np.random.default_rng(0)
+def small_tower(width, hidden, num_layers):
     cfg = InternViTConfig(
-        hidden_size=width, intermediate_size=hidden, num_hidden_layers=2, num_attention_heads=1,
-        image_size=28,
+        hidden_size=width, intermediate_size=hidden, num_hidden_layers=num_layers,
+        num_attention_heads=1, image_size=28,
     )  # fmt: skip
-    tower = InternViT(cfg, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-    before = np.array(tower.layers.mlp.fc1.kernel[...])
-    rectify_first_layer(tower)
-    fc1, fc2 = (
-        np.array(linear.kernel[...]) for linear in (tower.layers.mlp.fc1, tower.layers.mlp.fc2)
+    return InternViT(cfg, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+
+def values(tower):
+    return {
+        ".".join(map(str, path)): np.array(v.get_value())
+        for path, v in nnx.to_flat_state(nnx.state(tower))
+    }
+
+
+def test_the_first_layer_starts_as_a_rectifier_that_flattens():
+    width = 5
+    tower = small_tower(width, 4 * width + 2, 3)
+    before = values(tower)
+    start_with_statistics(tower)
+    mlp = jax.tree.map(lambda a: a[0], nnx.state(tower.layers.mlp))
+    fc1, bias, fc2 = (
+        np.array(mlp[name][part][...])
+        for name, part in (("fc1", "kernel"), ("fc1", "bias"), ("fc2", "kernel"))
     )
-    np.testing.assert_array_equal(fc1[1], before[1])
-    np.testing.assert_array_equal(fc1[0, :, 10:], before[0, :, 10:])
-    x = 3 + rng.random((7, width)).astype(np.float32)
-    for signed in (x, -x):
-        out = np.asarray(exact_gelu(jnp.asarray(signed @ fc1[0, :, :10]))) @ fc2[0, :10]
-        np.testing.assert_allclose(out, 2 * x, rtol=1e-2)
+    gain = RECTIFIER_GAIN / before["layers.ls2"][0, 0]
+
+    def given(x):
+        units = np.asarray(exact_gelu(jnp.asarray(x @ fc1 + bias)))[:, : 4 * width]
+        return units @ fc2[: 4 * width] / gain
+
+    # Up to the bend c rises by 1, beyond it by what flattening leaves; it is even.
+    for size, wanted in ((0.5, 0.5), (3.0, 3 - FLATTENING * (3 - BEND)), (0.0, 0.0)):
+        x = np.full((1, width), size, np.float32)
+        np.testing.assert_allclose(given(x), wanted, atol=0.06)
+        np.testing.assert_allclose(given(-x), given(x), atol=1e-5)
+
+
+def test_the_second_layer_starts_with_the_mean_of_the_image():
+    width = 6
+    tower = small_tower(width, 4 * width, 3)
+    start_with_statistics(tower)
+    images = np.random.default_rng(4).normal(size=(2, 28, 28, 3)).astype(np.float32)
+    first, second = (np.asarray(tower(jnp.asarray(images), depth)) for depth in (1, 2))
+    normed = (first - first.mean(-1, keepdims=True)) / first.std(-1, keepdims=True)
+    # The MLP of the layer, left random, adds little beside the mean.
+    added = second - first
+    wanted = MEAN_GAIN * normed.mean(1, keepdims=True)
+    assert np.abs(added - wanted).max() < 0.25 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("hidden", "num_layers"), [(23, 2), (24, 1)])
+def test_a_tower_too_small_for_statistics_is_left_alone(hidden, num_layers):
+    tower = small_tower(6, hidden, num_layers)
+    before = values(tower)
+    start_with_statistics(tower)
+    for name, value in values(tower).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_two_filters_are_blind_and_always_give_the_reference():
+    patches = np.random.default_rng(5).normal(size=(50, 4, 4, 3))
+    filters = with_reference(cosine_filters(patches, 7))
+    out = patches.reshape(50, -1) @ filters.kernel + filters.bias
+    np.testing.assert_array_equal(out[:, 7:], np.tile([REFERENCE, -REFERENCE], (50, 1)))
 
 
 def test_patches_lie_inside_their_clip():

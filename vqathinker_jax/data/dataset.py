@@ -106,8 +106,9 @@ class DataConfig:
     epoch of a small geometry then costs reading. Training and validation use it, and runs may share
     one. A clip takes I * S * S * 3 bytes; once the disk is full, no more are kept."""
     augment: bool = False
-    """Flips, transposes and permutes colour channels of every clip at random, and draws the fragments
-    of its mosaics anew: damage stays damage. Training only; validation sees clips as they are."""
+    """Flips, transposes and permutes colour channels of every clip at random, and draws the
+    fragments of its mosaics anew: damage stays damage. Training only; validation always sees clips
+    as they are."""
 
     def __post_init__(self) -> None:
         if self.prompt_style not in STYLES:

@@ -2,11 +2,11 @@
 
 A few directions of low frequency hold nearly all of the variance of image patches, so random
 filters see little of blur, noise or blocks. The tower's patch embedding gets cosines of all
-frequencies instead, each scaled so that its output has variance 1, and its first two layers start
-as what turns them into the energy of each band over the whole image
-(`start_with_statistics`). SlowFast's stems, which have few filters and a rectifier of their own, get
-random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with Gaussian
-numbers g_i,
+frequencies instead, each scaled so that its output has variance 1, and the tower's first two layers
+start as what turns these into the energy of each band over the whole image
+(`start_with_statistics`). SlowFast's stems, which have few filters and a rectifier of their own,
+get random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with
+Gaussian numbers g_i,
 
 w = sum_i g_i v_i / sqrt(max(e_i, floor e_1)),   scaled likewise.
 
