@@ -4,7 +4,7 @@ A few directions of low frequency hold nearly all of the variance of image patch
 filters see little of blur, noise or blocks. The tower's patch embedding gets cosines of all
 frequencies instead, each scaled so that its output has variance 1, and the tower's first two layers
 start as what turns these into the energy of each band over the whole image
-(`start_with_statistics`). SlowFast's stems, which have few filters and a rectifier of their own,
+(`rectify`, `average`). SlowFast's stems, which have few filters and a rectifier of their own,
 get random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with
 Gaussian numbers g_i,
 
@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from vqathinker_jax.models.internvit import InternViT
-from vqathinker_jax.models.pixels import normalize_pixels
+from vqathinker_jax.models.pixels import normalize_pixels, shown_images
 from vqathinker_jax.models.slowfast import StemPathway
 from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.rl.run_state import TrainingError
@@ -48,8 +48,8 @@ BEND = 0.75
 FLATTENING = 0.9
 RECTIFIER_GAIN = 3.0
 """How strongly energies stand beside what they are made from."""
-MEAN_GAIN = 20.0
-"""How strongly the mean over the tokens stands beside each token's own."""
+MEAN_GAIN = 8.0
+"""How strongly the mean over the tokens stands beside what is each token's own."""
 OTHERS_GAIN = 0.1
 """How much what stays random in these two layers is weakened."""
 REFERENCE = 4.0
@@ -150,43 +150,91 @@ def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
     return list(dict.fromkeys([*means, *axes, *mixed, *coloured, *everything]))[:num]
 
 
-def start_with_statistics(tower: InternViT) -> None:
-    """Makes the first two layers of a tower give every token the statistics of its image, in place.
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of what the second layer's attention averages, over training images."""
 
-    The MLP of the first layer starts as a rectifier: for each channel x of the normalised input it
-    adds c(|x|), which rises by 1 up to `BEND` and by `1 - FLATTENING` beyond it, as a logarithm
-    would: four hidden units a channel do it, gelu(+-s x) and gelu(+-s x - s BEND) with s =
-    `SHARPNESS`. The attention of the second layer starts as the mean over all tokens, so that each
-    token holds the energy of every band. A tower whose MLP is too narrow, or which has one layer,
-    is left alone.
+    centre: Float[np.ndarray, "D"]
+    scale: Float[np.ndarray, "D"]
+    """Standard deviation among images of one kind (mosaics, whole frames, slices)."""
+
+
+def fits_statistics(tower: InternViT) -> bool:
+    """Whether a tower has the layers and the width that `rectify` and `average` need."""
+    layers, width, hidden = tower.layers.mlp.fc1.kernel.shape
+    return layers >= 2 and hidden >= 4 * width
+
+
+def rectify(tower: InternViT) -> None:
+    """Makes the MLP of the first layer start as a rectifier, in place.
+
+    For each channel x of the normalised input it adds c(|x|), which rises by 1 up to `BEND` and by
+    `1 - FLATTENING` beyond it, as a logarithm would: four hidden units a channel do it,
+    gelu(+-s x) and gelu(+-s x - s BEND) with s = `SHARPNESS`.
     """
     mlp, attention = tower.layers.mlp, tower.layers.attn
     fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
-    bias = np.array(mlp.fc1.bias.get_value())
-    layers, width, hidden = fc1.shape
-    if layers < 2 or hidden < 4 * width:
-        return
+    bias, out = np.array(mlp.fc1.bias.get_value()), np.array(attention.proj.kernel.get_value())
+    width = fc1.shape[1]
     one = np.eye(width, dtype=fc1.dtype)
     scale = np.array(tower.layers.ls2.get_value())[0]
-    bent = slice(2 * width, 4 * width)
     fc1[0, :, : 4 * width] = SHARPNESS * np.concatenate([one, -one, one, -one], axis=1)
-    bias[0, bent] = -SHARPNESS * BEND
+    bias[0, 2 * width : 4 * width] = -SHARPNESS * BEND
     rising = RECTIFIER_GAIN / SHARPNESS / scale * one
     falling = -FLATTENING * rising
     fc2[0, : 4 * width] = np.concatenate([rising, rising, falling, falling])
     fc2[0, 4 * width :] *= OTHERS_GAIN
+    out[0] *= OTHERS_GAIN
     set_values(mlp.fc1.kernel, fc1)
     set_values(mlp.fc1.bias, bias)
     set_values(mlp.fc2.kernel, fc2)
+    set_values(attention.proj.kernel, out)
 
-    qkv, out = (np.array(linear.kernel.get_value()) for linear in (attention.qkv, attention.proj))
-    scale = np.array(tower.layers.ls1.get_value())[1]
-    out[0] *= OTHERS_GAIN
+
+def measure_statistics(tower: InternViT, images: Float[np.ndarray, "N J S S 3"]) -> Statistics:
+    """What `average` has to centre and scale; the first layer is that of `rectify`.
+
+    Args:
+      tower: the tower.
+      images: normalised pixels of N clips, J kinds of images each.
+    """
+    graphdef, state = nnx.split(tower)
+
+    @jax.jit
+    def means(state: nnx.State, images: Array) -> Array:
+        tower = nnx.merge(graphdef, state)
+        return _normed(tower(images, 1)).mean(1)
+
+    seen = np.stack([np.asarray(means(state, jnp.asarray(clip))) for clip in images])
+    scale = np.sqrt(seen.var(axis=0).mean(axis=0))
+    return Statistics(seen.mean(axis=(0, 1)), np.maximum(scale, SMALLEST_DEVIATION))
+
+
+def average(tower: InternViT, statistics: Statistics) -> None:
+    """Makes the attention of the second layer start as the mean over all tokens, in place.
+
+    Each token then holds the energy of every band, centred and scaled over the training images:
+    `MEAN_GAIN` times a number of mean 0 and variance 1 a channel.
+    """
+    attention = tower.layers.attn
+    qkv, out, bias = (
+        np.array(parameter.get_value())
+        for parameter in (attention.qkv.kernel, attention.proj.kernel, attention.proj.bias)
+    )
+    one = np.eye(qkv.shape[1], dtype=qkv.dtype)
+    gain = MEAN_GAIN / statistics.scale / np.array(tower.layers.ls1.get_value())[1]
     qkv[1, :, :2] *= OTHERS_GAIN
     qkv[1, :, 2] = one.reshape(qkv[1, :, 2].shape)
-    out[1] = (MEAN_GAIN * one / scale).reshape(out[1].shape)
+    out[1] = (one * gain).reshape(out[1].shape)
+    bias[1] = -statistics.centre * gain
     set_values(attention.qkv.kernel, qkv)
     set_values(attention.proj.kernel, out)
+    set_values(attention.proj.bias, bias)
+
+
+def _normed(x: Array) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
 
 
 def whiten(
@@ -208,7 +256,10 @@ def whiten(
     filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
-    start_with_statistics(model.vision)
+    if fits_statistics(model.vision):
+        rectify(model.vision)
+        shown = np.asarray(shown_images(jnp.asarray(pixels), video))
+        average(model.vision, measure_statistics(model.vision, shown))
     if not video.has_motion:
         return
     frames = pixels[:, : video.num_frames]
@@ -225,10 +276,10 @@ def whiten_once(
     video: VideoSpec,
     seed: int,
 ) -> None:
-    """As `whiten`; the filters are kept in a file, from which a resumed run has the very same.
+    """As `whiten`; what it sets is kept in a file, from which a resumed run has the very same.
 
-    They do not train, so no checkpoint holds them, and another machine's linear algebra would give
-    other signs.
+    What does not train is in no checkpoint, and another machine's linear algebra would give other
+    signs.
 
     Args:
       model, video, seed: as for `whiten`.
@@ -252,13 +303,21 @@ def whiten_once(
                 set_values(parameter, file[name])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{kept}: its filters cannot be used ({error})") from None
-    start_with_statistics(model.vision)
 
 
 def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
-    """The parameters that `whiten` sets and that do not train, by name."""
-    embedding = model.vision.patch_embedding
-    named = {"embedding_kernel": embedding.kernel, "embedding_bias": embedding.bias}
+    """The parameters that `whiten` sets, by name."""
+    embedding, layers = model.vision.patch_embedding, model.vision.layers
+    named = {
+        "embedding_kernel": embedding.kernel,
+        "embedding_bias": embedding.bias,
+        "fc1_kernel": layers.mlp.fc1.kernel,
+        "fc1_bias": layers.mlp.fc1.bias,
+        "fc2_kernel": layers.mlp.fc2.kernel,
+        "qkv_kernel": layers.attn.qkv.kernel,
+        "proj_kernel": layers.attn.proj.kernel,
+        "proj_bias": layers.attn.proj.bias,
+    }
     if video.has_motion:
         for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
             named |= {f"{name}_kernel": stem.conv.kernel, f"{name}_mean": stem.norm.mean}
