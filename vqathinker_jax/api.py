@@ -26,11 +26,14 @@ from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.slowfast import check_geometry
+from vqathinker_jax.models.vqathinker import with_attention
+from vqathinker_jax.parallel import platform_of
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.score_settings import ScoreSettings, settings_fingerprint
 from vqathinker_jax.scoring import StreamEvent, score_many, stream_one
 from vqathinker_jax.spec import VIDEO_SPECS, VideoSpec
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
+from vqathinker_jax.weights.readers import abstract_model
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 LABELS = {
@@ -334,7 +337,8 @@ def from_pretrained(
     video = config.video if video is None else video
     config.model.tokens_per_frame(video.image_size)
     check_geometry(config.model.slowfast, video)
-    graphdef, state = nnx.split(loaded.model)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    model_cfg = with_attention(config.model, platform_of(device), dtype)
 
     def token_id(token: str) -> int:
         return tokenizer.convert_tokens_to_ids(token)
@@ -342,9 +346,9 @@ def from_pretrained(
     context_id = token_id(IMAGE_TOKEN)
     return VideoQualityModel(
         LoadedModel(
-            graphdef=graphdef,
-            state=state,
-            cfg=config.model,
+            graphdef=abstract_model(model_cfg)[0],
+            state=nnx.state(loaded.model),
+            cfg=model_cfg,
             video=video,
             tokenizer=tokenizer,
             dtype=dtype,

@@ -73,6 +73,15 @@ def make_mesh(
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def platform_of(device: jax.Device) -> str:
+    """`cpu`, `tpu`, `cuda` for NVIDIA cards, or jax's own name of another platform.
+
+    jax calls the cards of every maker `gpu`; the name of the device tells them apart, also for a
+    described device that is not there.
+    """
+    return "cuda" if "NVIDIA" in device.device_kind else device.platform
+
+
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
     """Translates logical axis names to a PartitionSpec; raises KeyError on an unknown name."""
     return PartitionSpec(*(None if axis is None else LOGICAL_AXES[axis] for axis in axes))

@@ -5,8 +5,56 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, Bool, Float
 
-KERNEL = "xla"
-"""Implementation handed to `jax.nn.dot_product_attention`; it never picks cuDNN by itself."""
+KERNELS = ("xla", "cudnn", "splash")
+"""`xla`: plain XLA, everywhere; `cudnn`: cuDNN's fused attention; `splash`: the Pallas kernel for
+TPUs. The last two never hold the [L, S] scores in memory."""
+WANTED = ("auto", *KERNELS)
+"""What a person may ask for."""
+HALF_DTYPES = ("bfloat16", "float16")
+CUDNN_HEAD_SIZE = 128
+"""The widest head that cuDNN takes on every card; all widths are multiples of 8."""
+
+
+def choose_attention(platform: str, dtype: str, wanted: str, head_size: int = 128) -> str:
+    """The kernel for attention over whole sequences, decided before anything is compiled.
+
+    `auto` is cuDNN on NVIDIA cards where it takes the dtype (half precision) and the head size (a
+    multiple of 8 up to 128), splash on TPUs (any head size), and XLA elsewhere.
+
+    >>> choose_attention("cuda", "bfloat16", "auto"), choose_attention("cpu", "float32", "auto")
+    ('cudnn', 'xla')
+
+    Args:
+      platform: of the devices that will run the program: `cpu`, `cuda`, `tpu` or another, as
+        `parallel.platform_of` names them. They need not be the devices of this machine.
+      dtype: compute dtype.
+      wanted: one of `WANTED`.
+      head_size: E.
+
+    Returns:
+      One of `KERNELS`.
+
+    Raises:
+      ValueError: an unknown kernel, or one that the platform, dtype or head size rules out.
+    """
+    if wanted not in WANTED:
+        raise ValueError(f"attention must be one of {WANTED}, got {wanted!r}")
+    suits_cudnn = head_size % 8 == 0 and head_size <= CUDNN_HEAD_SIZE
+    if wanted == "auto":
+        if platform == "tpu":
+            return "splash"
+        return "cudnn" if platform == "cuda" and dtype in HALF_DTYPES and suits_cudnn else "xla"
+    needed = {"xla": platform, "cudnn": "cuda", "splash": "tpu"}[wanted]
+    if platform != needed:
+        raise ValueError(f"attention {wanted} runs on {needed}, and the devices are {platform}")
+    if wanted == "cudnn" and dtype not in HALF_DTYPES:
+        raise ValueError(f"attention cudnn takes {' and '.join(HALF_DTYPES)}, dtype is {dtype}")
+    if wanted == "cudnn" and not suits_cudnn:
+        raise ValueError(
+            f"attention cudnn takes heads of a multiple of 8 up to {CUDNN_HEAD_SIZE}, "
+            f"the model's are {head_size} wide"
+        )
+    return wanted
 
 
 def attend(
@@ -33,5 +81,5 @@ def attend(
     # jax's own function promotes bfloat16 scores to float32, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=is_causal, implementation=KERNEL
+            q, k, v, mask=mask, is_causal=is_causal, implementation="xla"
         )

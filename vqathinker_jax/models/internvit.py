@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vqathinker_jax.models.attention import attend
+from vqathinker_jax.models.attention import KERNELS, attend, choose_attention
 from vqathinker_jax.models.layers import (
     LayerNorm,
     Linear,
@@ -25,6 +25,20 @@ from vqathinker_jax.models.layers import (
     stack_layers,
 )
 from vqathinker_jax.parallel import constrain
+
+IMAGE_KERNELS = (*KERNELS, "head_by_head")
+"""`head_by_head`: one head of one image at a time, which suits the caches of a CPU."""
+
+
+def choose_image_attention(platform: str, dtype: str, wanted: str, head_size: int) -> str:
+    """`choose_attention` for the tower: the same, but `auto` is `head_by_head` on CPUs.
+
+    Returns:
+      One of `IMAGE_KERNELS`.
+    """
+    if wanted == "auto" and platform == "cpu":
+        return "head_by_head"
+    return choose_attention(platform, dtype, wanted, head_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +66,9 @@ class InternViTConfig:
     remat: str = "none"
     """What the backward pass recomputes per layer: `none`, `names` (all but the attention output
     and the hidden layer of the MLP) or `full`."""
+    attention: str = "head_by_head"
+    """One of `IMAGE_KERNELS`: what computes attention. Set for the devices that run the program by
+    `with_attention`."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -71,6 +88,10 @@ class InternViTConfig:
         if self.remat not in ("none", "names", "full"):
             raise ValueError(
                 f"vision_config: remat must be none, names or full, got {self.remat!r}"
+            )
+        if self.attention not in IMAGE_KERNELS:
+            raise ValueError(
+                f"vision_config: attention must be one of {IMAGE_KERNELS}, got {self.attention!r}"
             )
 
     @property

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vqathinker_jax.models.attention import attend
+from vqathinker_jax.models.attention import KERNELS, attend
 from vqathinker_jax.models.layers import (
     Embedding,
     Linear,
@@ -51,6 +51,9 @@ class Qwen2Config:
     """The embedding and head are padded to a multiple of this, so that they shard."""
     remat: str = "none"
     """What the backward pass recomputes per layer: `none`, `names` or `full`."""
+    attention: str = "xla"
+    """One of `attention.KERNELS`: what computes attention over whole sequences. Set for the
+    devices that run the program by `with_attention`."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -70,6 +73,8 @@ class Qwen2Config:
             )
         if self.remat not in ("none", "names", "full"):
             raise ValueError(f"remat must be none, names or full, got {self.remat!r}")
+        if self.attention not in KERNELS:
+            raise ValueError(f"attention must be one of {KERNELS}, got {self.attention!r}")
 
     @property
     def head_dim(self) -> int:
