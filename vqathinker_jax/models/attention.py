@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
+
+from vqathinker_jax.models.splash import KV_ROWS, ROWS, SplashAttention
+from vqathinker_jax.models.visibility import Visibility
+from vqathinker_jax.parallel import per_shard
 
 KERNELS = ("xla", "cudnn", "splash")
 """`xla`: plain XLA, everywhere; `cudnn`: cuDNN's fused attention; `splash`: the Pallas kernel for
@@ -57,6 +65,56 @@ def choose_attention(platform: str, dtype: str, wanted: str, head_size: int = 12
     return wanted
 
 
+Attend = Callable[
+    [Float[Array, "N L H E"], Float[Array, "N L G E"], Float[Array, "N L G E"]],
+    Float[Array, "N L H E"],
+]
+"""Attention of one visibility: queries, keys, values to averages of the values."""
+
+
+def make_attend(kernel: str, visibility: Visibility, saved_as: str) -> Attend:
+    """Attention over whole sequences, for the layers that share what may be seen.
+
+    The mask is made here, so call this before the layers are scanned.
+
+    Args:
+      kernel: one of `KERNELS`, from `choose_attention`.
+      visibility: what each of the L slots may see.
+      saved_as: checkpoint name of the result, for rematerialisation by names.
+    """
+    if kernel == "splash":
+        return SplashAttention(visibility, saved_as)
+    made = _cudnn(visibility) if kernel == "cudnn" else _xla(visibility)
+    return lambda q, k, v: checkpoint_name(made(q, k, v), saved_as)
+
+
+def _xla(visibility: Visibility) -> Attend:
+    mask = visibility.mask(visibility.pattern.length) if visibility.needs_mask else None
+    is_causal = visibility.pattern.is_causal and mask is None
+    return lambda q, k, v: attend(q, k, v, mask, is_causal=is_causal)
+
+
+def _cudnn(visibility: Visibility, implementation: str = "cudnn") -> Attend:
+    """The kernel takes a mask only of the full trailing shape, and of even lengths where there are
+    gradients. It does not look at what is later, if told so besides the mask."""
+    is_causal = visibility.pattern.is_causal
+    mask, pad = None, 0
+    if visibility.needs_mask:
+        pad = visibility.pattern.length % 2
+        mask = visibility.mask(visibility.pattern.length + pad)
+
+    def attend_rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        length = q.shape[1]
+        q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
+        out = attend(q, k, v, mask, is_causal=is_causal, implementation=implementation)
+        return out[:, :length]
+
+    has_rows = mask is not None and visibility.key_mask is not None
+    mask_axes = ("batch", None, None, None) if has_rows else None
+    split = per_shard(attend_rows, (ROWS, KV_ROWS, KV_ROWS, mask_axes), ROWS)
+    return lambda q, k, v: split(q, k, v, mask)
+
+
 def attend(
     q: Float[Array, "N L H E"],
     k: Float[Array, "N S G E"],
@@ -64,6 +122,7 @@ def attend(
     mask: Bool[Array, "#N #H #L #S"] | None,
     *,
     is_causal: bool = False,
+    implementation: str = "xla",
 ) -> Float[Array, "N L H E"]:
     """Softmax attention in which query head h reads key/value head h // (H / G).
 
@@ -74,6 +133,7 @@ def attend(
       q, k, v: one floating dtype.
       mask: True where a query may see a key; None for everywhere.
       is_causal: also hide slot s from slot l where s > l.
+      implementation: of `jax.nn.dot_product_attention`, which never picks cuDNN by itself.
 
     Returns:
       The dtype of `q`.
@@ -81,5 +141,5 @@ def attend(
     # jax's own function promotes bfloat16 scores to float32, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=is_causal, implementation="xla"
+            q, k, v, mask=mask, is_causal=is_causal, implementation=implementation
         )
