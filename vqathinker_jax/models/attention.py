@@ -95,18 +95,28 @@ def _xla(visibility: Visibility) -> Attend:
 
 
 def _cudnn(visibility: Visibility, implementation: str = "cudnn") -> Attend:
-    """The kernel takes a mask only of the full trailing shape, and of even lengths where there are
-    gradients. It does not look at what is later, if told so besides the mask."""
-    is_causal = visibility.pattern.is_causal
-    mask, pad = None, 0
-    if visibility.needs_mask:
-        pad = visibility.pattern.length % 2
-        mask = visibility.mask(visibility.pattern.length + pad)
+    """The kernel takes a mask of the full trailing shape only, and even lengths where there are
+    gradients. Told that nobody sees what is later, it does not compute it, mask or not."""
+    length, is_causal = visibility.pattern.length, visibility.pattern.is_causal
+    pad = length % 2
+    mask = visibility.mask(length + pad) if visibility.needs_mask else None
+    # The causal rule hides a pad at the end by itself.
+    counts = bool(pad) and mask is None and not is_causal
 
     def attend_rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-        length = q.shape[1]
+        lengths = jnp.full(len(q), length, jnp.int32) if counts else None
         q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
-        out = attend(q, k, v, mask, is_causal=is_causal, implementation=implementation)
+        with jax.numpy_dtype_promotion("standard"):
+            out = jax.nn.dot_product_attention(
+                q,
+                k,
+                v,
+                mask=mask,
+                is_causal=is_causal,
+                query_seq_lengths=lengths,
+                key_value_seq_lengths=lengths,
+                implementation=implementation,
+            )
         return out[:, :length]
 
     has_rows = mask is not None and visibility.key_mask is not None
@@ -122,7 +132,6 @@ def attend(
     mask: Bool[Array, "#N #H #L #S"] | None,
     *,
     is_causal: bool = False,
-    implementation: str = "xla",
 ) -> Float[Array, "N L H E"]:
     """Softmax attention in which query head h reads key/value head h // (H / G).
 
@@ -133,7 +142,6 @@ def attend(
       q, k, v: one floating dtype.
       mask: True where a query may see a key; None for everywhere.
       is_causal: also hide slot s from slot l where s > l.
-      implementation: of `jax.nn.dot_product_attention`, which never picks cuDNN by itself.
 
     Returns:
       The dtype of `q`.
@@ -141,5 +149,5 @@ def attend(
     # jax's own function promotes bfloat16 scores to float32, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=is_causal, implementation=implementation
+            q, k, v, mask=mask, is_causal=is_causal, implementation="xla"
         )

@@ -5,20 +5,22 @@ Source: `jax.experimental.pallas.ops.tpu.splash_attention`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
+    Mask,
     MultiHeadMask,
-    NumpyMask,
     SegmentIds,
     make_splash_mha,
 )
 from jaxtyping import Array, Float, Int
 
 from vqathinker_jax.models.layers import round_up
-from vqathinker_jax.models.visibility import Visibility
+from vqathinker_jax.models.visibility import Pattern, Visibility, padded_sees
 from vqathinker_jax.parallel import per_shard
 
 LANES = 128
@@ -43,6 +45,23 @@ def splash_block(slots: int) -> int:
     return max(b for b in range(LANES, LARGEST_BLOCK + 1, LANES) if slots % b == 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class PaddedMask(Mask):
+    """A pattern as the kernel's preparation asks for it: block by block, never whole."""
+
+    pattern: Pattern
+    slots: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(slots, slots)."""
+        return self.slots, self.slots
+
+    def __getitem__(self, block: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = (np.arange(self.slots)[part] for part in block)
+        return padded_sees(self.pattern, rows[:, None], columns[None])
+
+
 class SplashAttention:
     """Attention of one visibility, for the layers that share it.
 
@@ -63,7 +82,7 @@ class SplashAttention:
         block = splash_block(self.slots)
         # One mask stands for every head.
         kernel = make_splash_mha(
-            MultiHeadMask([NumpyMask(visibility.static_mask(self.slots))]),
+            MultiHeadMask([PaddedMask(visibility.pattern, self.slots)]),
             block_sizes=BlockSizes(*[block] * 8),
             head_shards=1,
             q_seq_shards=1,

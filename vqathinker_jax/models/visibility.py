@@ -22,9 +22,9 @@ class Full:
     length: int
     is_causal: ClassVar[bool] = False
 
-    def dense(self) -> np.ndarray:
-        """bool [L, L], True = the row's slot sees the column's."""
-        return np.ones((self.length, self.length), bool)
+    def sees(self, slot: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Whether the one sees the other; int arrays that broadcast, below L."""
+        return np.ones(np.broadcast_shapes(slot.shape, other.shape), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Causal:
     length: int
     is_causal: ClassVar[bool] = True
 
-    def dense(self) -> np.ndarray:
-        """bool [L, L], True = the row's slot sees the column's."""
-        return np.tri(self.length, dtype=bool)
+    def sees(self, slot: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Whether the one sees the other; int arrays that broadcast, below L."""
+        return slot >= other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +57,17 @@ class Group:
         """L = P + K * C."""
         return self.prompt_slots + self.num_responses * self.response_slots
 
-    def dense(self) -> np.ndarray:
-        """bool [L, L], True = the row's slot sees the column's."""
-        slot = np.arange(self.length)
+    def sees(self, slot: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Whether the one sees the other; int arrays that broadcast, below L."""
+        own, others = self._part(slot), self._part(other)
+        return (slot >= other) & ((others == 0) | (own == others))
+
+    def _part(self, slot: np.ndarray) -> np.ndarray:
         # 0 for the prompt, k + 1 for response k.
-        part = np.maximum(slot - self.prompt_slots, -1) // self.response_slots + 1
-        is_earlier = slot[:, None] >= slot[None]
-        return is_earlier & ((part[None] == 0) | (part[:, None] == part[None]))
+        return np.maximum(slot - self.prompt_slots, -1) // self.response_slots + 1
+
+
+Pattern = Full | Causal | Group
 
 
 @jax.tree_util.register_dataclass
@@ -75,7 +79,7 @@ class Visibility:
     least itself, so that nothing is divided by zero): its own result is meaningless.
     """
 
-    pattern: Full | Causal | Group = dataclasses.field(metadata={"static": True})
+    pattern: Pattern = dataclasses.field(metadata={"static": True})
     """The same for every row and every batch; everyone sees themselves. `is_causal`: nobody sees a
     later slot."""
     key_mask: Bool[Array, "N L"] | None = None
@@ -86,17 +90,18 @@ class Visibility:
         """Whether it says more than kernels can be told in a word: all, or all before."""
         return self.key_mask is not None or isinstance(self.pattern, Group)
 
-    def static_mask(self, slots: int) -> np.ndarray:
-        """The pattern among `slots` >= L slots: bool [slots, slots]. Those beyond L see themselves
-        alone and are seen by no other."""
-        mask = np.eye(slots, dtype=bool)
-        mask[: self.pattern.length, : self.pattern.length] = self.pattern.dense()
-        return mask
-
     def mask(self, slots: int) -> Bool[Array, "#N 1 slots slots"]:
-        """`static_mask` without the keys that are not real, a True diagonal apart."""
-        static = self.static_mask(slots)
+        """The dense mask in `slots` >= L slots, True = the row's slot sees the column's; the
+        diagonal is True. Slots beyond L are not real."""
+        slot = np.arange(slots)
+        static = padded_sees(self.pattern, slot[:, None], slot[None])
         if self.key_mask is None:
             return jnp.asarray(static)[None, None]
         is_real = jnp.pad(self.key_mask, ((0, 0), (0, slots - self.pattern.length)))
         return (static & is_real[:, None, None, :]) | np.eye(slots, dtype=bool)
+
+
+def padded_sees(pattern: Pattern, slot: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`pattern.sees`, continued: slots beyond L see themselves and are seen by no other."""
+    is_inside = (slot < pattern.length) & (other < pattern.length)
+    return (slot == other) | (is_inside & pattern.sees(slot, other))
