@@ -48,9 +48,7 @@ VISIBILITIES = {
     "four responses": packed(4, 29),
     "a group without pads": Visibility(Group(PROMPT, 2, 20)),
     "causal": Visibility(Causal(141)),
-    "causal, ragged": Visibility(Causal(PROMPT), jnp.arange(PROMPT) < LENGTHS[:, None]),
     "an image": Visibility(Full(131)),
-    "a short prompt": Visibility(Causal(32)),
 }
 
 
@@ -112,12 +110,14 @@ def test_every_kernel_equals_a_dense_mask_whatever_the_pads_hold(name, interpret
     visibility = VISIBILITIES[name]
     expected = by_hand(visibility, inputs(visibility))
     arrays = inputs(visibility, garbage=50.0)
+    assert_equal_outcomes(outcome(make_attend("splash", visibility, "out"), arrays), expected)
+    # Of these jax makes the gradients; ours is the mask.
     for attend in (
         make_attend("xla", visibility, "out"),
-        attention._cudnn(visibility, implementation="xla"),
-        make_attend("splash", visibility, "out"),
+        attention.cudnn_attend(visibility, implementation="xla"),
     ):
-        assert_equal_outcomes(outcome(attend, arrays), expected)
+        out = jax.jit(attend)(*arrays[:3])
+        assert_equal_outcomes([jnp.where(arrays[3] == 0, 0.0, out)], expected[:1])
 
 
 def test_splash_in_bfloat16_rounds_and_nothing_else(interpreted):
@@ -155,7 +155,7 @@ CFG = Qwen2Config(
 
 def training_pass(kernel: str, remat: str):
     """Loss and gradients of a packed group, as a function of parameters and embeddings."""
-    decoder = make_decoder(dataclasses.replace(CFG, attention=kernel, remat=remat))
+    decoder = make_decoder(dataclasses.replace(CFG, attention=kernel, remat=remat), std=0.1)
     graphdef, state = nnx.split(decoder)
     embeds = jax.random.normal(jax.random.key(3), (2, PROMPT, CFG.hidden_size))
     responses = jax.random.randint(jax.random.key(4), (2, 3, 19), 0, CFG.vocab_size)
@@ -180,45 +180,37 @@ def test_the_training_pass_is_the_same_on_splash(interpreted):
         np.testing.assert_allclose(value, wanted, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(("remat", "kernels"), [("none", 3), ("names", 3), ("full", 4)])
-def test_rematerialisation_by_names_does_not_attend_again(remat, kernels, interpreted):
-    """Forward, and the two of the backward pass; only `full` has the forward one twice."""
-    function, arguments = training_pass("splash", remat)
-    assert str(jax.make_jaxpr(function)(*arguments)).count("pallas_call[") == kernels
-
-
-@pytest.mark.parametrize("kernel", ["splash", "cudnn"])
-def test_devices_attend_to_their_own_part(kernel, interpreted):
+@pytest.mark.parametrize(("kernel", "num"), [("splash", 4), ("cudnn", 4), ("cudnn", 3)])
+def test_devices_attend_to_their_own_part(kernel, num, interpreted):
     """Rows over two axes, heads over the third; rows that do not divide are computed by all."""
     mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
     group = Group(PROMPT, 2, 20)
     make = {
         "splash": lambda visibility: make_attend("splash", visibility, "out"),
-        "cudnn": lambda visibility: attention._cudnn(visibility, implementation="xla"),
+        "cudnn": lambda visibility: attention.cudnn_attend(visibility, implementation="xla"),
     }[kernel]
-    for num in (4, 3):
-        lengths = jnp.arange(num) * 7 + 60
-        keys = jax.random.split(jax.random.key(1), 3)
-        heads = (HEADS, KV_HEADS, KV_HEADS)
-        q, k, v = (
-            jax.random.normal(key, (num, group.length, h, SIZE))
-            for key, h in zip(keys, heads, strict=True)
-        )
-        expected = attention.make_attend("xla", packed_visibility(lengths, group), "out")(q, k, v)
+    lengths = jnp.arange(num) * 7 + 60
+    keys = jax.random.split(jax.random.key(1), 3)
+    heads = (HEADS, KV_HEADS, KV_HEADS)
+    q, k, v = (
+        jax.random.normal(key, (num, group.length, h, SIZE))
+        for key, h in zip(keys, heads, strict=True)
+    )
+    expected = make_attend("xla", packed_visibility(lengths, group), "out")(q, k, v)
 
-        @jax.jit
-        def run(lengths, q, k, v):
-            return make(packed_visibility(lengths, group))(q, k, v)
+    @jax.jit
+    def run(lengths, q, k, v):
+        return make(packed_visibility(lengths, group))(q, k, v)
 
-        with jax.set_mesh(mesh):
-            out = run(lengths, q, k, v)
-        is_real = packed_visibility(lengths, group).key_mask[..., None, None]
-        np.testing.assert_allclose(
-            jnp.where(is_real, out, 0), jnp.where(is_real, expected, 0), atol=3e-6
-        )
-        parts = {shard.data.shape for shard in out.addressable_shards}
-        rows = num // 4 if num == 4 else num
-        assert parts == {(rows, group.length, HEADS // 2, SIZE)}
+    with jax.set_mesh(mesh):
+        out = run(lengths, q, k, v)
+    is_real = packed_visibility(lengths, group).key_mask[..., None, None]
+    np.testing.assert_allclose(
+        jnp.where(is_real, out, 0), jnp.where(is_real, expected, 0), atol=3e-6
+    )
+    parts = {shard.data.shape for shard in out.addressable_shards}
+    rows = 1 if num == 4 else num
+    assert parts == {(rows, group.length, HEADS // 2, SIZE)}
 
 
 # -- the choice ------------------------------------------------------------------------------------
