@@ -26,11 +26,14 @@ from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.slowfast import check_geometry
+from vqathinker_jax.models.vqathinker import with_attention
+from vqathinker_jax.parallel import platform_of
 from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.score_settings import ScoreSettings, settings_fingerprint
 from vqathinker_jax.scoring import StreamEvent, score_many, stream_one
 from vqathinker_jax.spec import VIDEO_SPECS, VideoSpec
 from vqathinker_jax.weights.load import folder_fingerprint, load_any
+from vqathinker_jax.weights.readers import abstract_model
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 LABELS = {
@@ -136,7 +139,7 @@ class VideoQualityModel:
         """Tower, pixel shuffle and projector: T tokens of decoder width for every image
         that the tower sees (all of them, but for geometries with bursts)."""
         model = self.loaded
-        with model.precision():
+        with model.computing():
             tokens = inference.visual_tokens(
                 model.graphdef, model.state, shown_images(model.check_pixels(pixels), model.video)
             )
@@ -145,7 +148,7 @@ class VideoQualityModel:
     def motion_feature(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N M"]:
         """Pooled SlowFast features, slow channels then fast (M = 2304 as published)."""
         model = self.loaded
-        with model.precision():
+        with model.computing():
             feature = inference.motion_feature(
                 model.graphdef, model.state, model.check_pixels(pixels), model.video
             )
@@ -173,7 +176,7 @@ class VideoQualityModel:
         ids = model.check_prompts(input_ids, len(pixels))
         encoded = self._encode(pixels)
         lengths = jnp.full((len(ids),), ids.shape[1], jnp.int32)
-        with model.precision():
+        with model.computing():
             embeds = inference.splice(
                 model.graphdef, model.state, ids, lengths, encoded, model.context_id
             )
@@ -212,7 +215,7 @@ class VideoQualityModel:
         if completion.min() < 0 or completion.max() >= model.cfg.decoder.vocab_size:
             raise ValueError(f"token ids must lie in [0, {model.cfg.decoder.vocab_size})")
         encoded = self._encode(pixels)
-        with model.precision():
+        with model.computing():
             return inference.completion_logprobs(
                 model.graphdef,
                 model.state,
@@ -256,7 +259,7 @@ class VideoQualityModel:
         if not sampling.is_greedy:
             root = jax.random.key(seed)
             keys = jax.vmap(lambda row: jax.random.fold_in(root, row))(jnp.arange(len(ids)))
-        with model.precision():
+        with model.computing():
             generation = inference.respond(model, ids, self._encode(pixels), keys, 1, sampling)
         longest = int(generation.lengths.max())
         return np.asarray(generation.tokens)[:, 0, :longest]
@@ -267,7 +270,7 @@ class VideoQualityModel:
 
     def _encode(self, pixels: Float[Array, "N I S S 3"]) -> inference.EncodedVideos:
         model = self.loaded
-        with model.precision():
+        with model.computing():
             return inference.encode(
                 model.graphdef, model.state, model.check_pixels(pixels), model.video
             )
@@ -334,7 +337,8 @@ def from_pretrained(
     video = config.video if video is None else video
     config.model.tokens_per_frame(video.image_size)
     check_geometry(config.model.slowfast, video)
-    graphdef, state = nnx.split(loaded.model)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    model_cfg = with_attention(config.model, platform_of(device), dtype)
 
     def token_id(token: str) -> int:
         return tokenizer.convert_tokens_to_ids(token)
@@ -342,9 +346,9 @@ def from_pretrained(
     context_id = token_id(IMAGE_TOKEN)
     return VideoQualityModel(
         LoadedModel(
-            graphdef=graphdef,
-            state=state,
-            cfg=config.model,
+            graphdef=abstract_model(model_cfg)[0],
+            state=nnx.state(loaded.model),
+            cfg=model_cfg,
             video=video,
             tokenizer=tokenizer,
             dtype=dtype,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqathinker_jax.data.dataset import DataConfig
+from vqathinker_jax.models.attention import WANTED
 from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.rl.grpo import AdvantageConfig
@@ -72,6 +73,9 @@ class ModelConfig:
     itself. What else trains, `vision` says. There is no dropout on adapters."""
     remat: str = "names"
     """What of the forward pass is kept for the backward pass: `none` recomputes nothing."""
+    attention: str = "auto"
+    """Which kernel computes attention over whole sequences: `xla`, `cudnn` (NVIDIA, half
+    precision), `splash` (TPU), or `auto`: that of the devices of the run."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.preset is None):
@@ -90,6 +94,7 @@ class ModelConfig:
             ("vision", tuple(VISION_PARTS)),
             ("motion", MOTION),
             ("remat", REMATS),
+            ("attention", WANTED),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")

@@ -10,7 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from vqathinker_jax.models.internvit import InternViT, InternViTConfig
+from vqathinker_jax.models.attention import choose_attention
+from vqathinker_jax.models.internvit import InternViT, InternViTConfig, choose_image_attention
 from vqathinker_jax.models.projectors import MLPProjector, pixel_shuffle
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFast, SlowFastConfig
@@ -56,6 +57,29 @@ class VQAThinkerConfig:
         if image_size % step:
             raise ValueError(f"image_size {image_size} is not a multiple of {step}")
         return (image_size // step) ** 2
+
+
+def with_attention(
+    cfg: VQAThinkerConfig, platform: str, dtype: str, wanted: str = "auto"
+) -> VQAThinkerConfig:
+    """The architecture with the attention kernels for some devices, in tower and decoder.
+
+    Args:
+      cfg: the architecture.
+      platform: of the devices that will run the programs (`parallel.platform_of`).
+      dtype: compute dtype.
+      wanted: `auto` or a kernel, as for `choose_attention`.
+
+    Raises:
+      ValueError: the wanted kernel does not suit the platform, dtype or head size.
+    """
+    vision = choose_image_attention(platform, dtype, wanted, cfg.vision.head_dim)
+    decoder = choose_attention(platform, dtype, wanted, cfg.decoder.head_dim)
+    return dataclasses.replace(
+        cfg,
+        vision=dataclasses.replace(cfg.vision, attention=vision),
+        decoder=dataclasses.replace(cfg.decoder, attention=decoder),
+    )
 
 
 class VQAThinker(nnx.Module):

@@ -24,8 +24,8 @@ from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.lora import add_adapters
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import check_geometry
-from vqathinker_jax.models.vqathinker import VQAThinkerConfig
-from vqathinker_jax.parallel import state_shardings
+from vqathinker_jax.models.vqathinker import VQAThinkerConfig, with_attention
+from vqathinker_jax.parallel import platform_of, state_shardings
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.vocabulary import small_tokenizer
@@ -88,6 +88,11 @@ def load_start(
         loaded = random_start(cfg, folder, len(tokenizer), config.run.seed, mesh)
         fingerprint = f"{cfg.preset} from seed {config.run.seed}"
     model_cfg = with_remat(loaded.config.model, cfg.remat)
+    platform = platform_of(mesh.devices.flat[0])
+    try:
+        model_cfg = with_attention(model_cfg, platform, cfg.dtype, cfg.attention)
+    except ValueError as error:
+        raise TrainingError(f"model: {error}") from None
     try:
         model_cfg.tokens_per_frame(config.video.image_size)
         check_geometry(model_cfg.slowfast, config.video)
