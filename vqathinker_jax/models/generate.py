@@ -122,11 +122,14 @@ def prefill(decoder: Qwen2, embeds: Float[Array, "N P D"], lengths: Int[Array, "
       ValueError: P exceeds `max_position_embeddings`.
     """
     graphdef, params = nnx.split(decoder)
-    return _prefill(graphdef, params, embeds, lengths)
+    return prefill_split(graphdef, params, embeds, lengths)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prefill(graphdef: nnx.GraphDef, params: nnx.State, embeds: Array, lengths: Array) -> Prefix:
+def prefill_split(
+    graphdef: nnx.GraphDef, params: nnx.State, embeds: Array, lengths: Array
+) -> Prefix:
+    """`prefill` of a decoder that is split already: the program that it compiles."""
     decoder = nnx.merge(graphdef, params)
     n, p, _ = embeds.shape
     positions = jnp.broadcast_to(jnp.arange(p, dtype=jnp.int32), (n, p))

@@ -198,12 +198,17 @@ def _cast(trained: nnx.State, frozen: nnx.State, mesh: Mesh, dtype: str) -> nnx.
     state = nnx.merge_state(trained, jax.tree.unflatten(structure, leaves))
     if mesh.size == 1:
         return state
-    return jax.device_put(state, jax.tree.map(_without_fsdp, state_shardings(state, mesh)))
+    return jax.device_put(state, rollout_shardings(state, mesh))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _to_dtype(tree: T, dtype: str) -> T:
     return jax.tree.map(lambda a: a.astype(dtype), tree)
+
+
+def rollout_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """A tree like `state` with the sharding of every parameter in rollouts."""
+    return jax.tree.map(_without_fsdp, state_shardings(state, mesh))
 
 
 def _without_fsdp(sharding: NamedSharding) -> NamedSharding:

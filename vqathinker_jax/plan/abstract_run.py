@@ -1,0 +1,174 @@
+"""A run without a single value: every array that training holds, as shape, dtype and layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.models.generate import bucket_length
+from vqathinker_jax.models.lora import add_abstract_adapters
+from vqathinker_jax.models.vqathinker import with_attention
+from vqathinker_jax.parallel import named_sharding, platform_of, state_shardings
+from vqathinker_jax.plan.job import Job
+from vqathinker_jax.rl.start import rollout_shardings, with_remat
+from vqathinker_jax.rl.trainable import split_trained
+from vqathinker_jax.rl.update import OptimizerConfig, Static, UpdateBatch
+from vqathinker_jax.weights.readers import abstract_model
+
+CONTEXT_ID, END_ID, PAD_ID = 2, 1, 0
+"""Any ids will do: no program depends on which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractRun:
+    """What a run holds; the states and the batch are of `jax.ShapeDtypeStruct`."""
+
+    config: TrainConfig
+    mesh: Mesh
+    trained: nnx.State
+    frozen: nnx.State
+    opt_state: optax.OptState
+    reference: nnx.State | None
+    sampler: nnx.State
+    """The copy that rollouts read."""
+    own_frozen: list[jax.ShapeDtypeStruct]
+    """Frozen parameters that the sampler does not share."""
+    batch: UpdateBatch
+    static: Static
+    optimizer: OptimizerConfig
+    attention: str
+    """Of the tower and of the decoder."""
+
+    @property
+    def graphdef(self) -> nnx.GraphDef:
+        return self.static.graphdef
+
+
+def abstract_run(job: Job, mesh: Mesh) -> AbstractRun:
+    """Everything that the run of a job would hold on a mesh.
+
+    Raises:
+      ValueError: a size that the mesh does not divide, or attention that it does not have.
+    """
+    config, cfg = job.config, job.config.model
+    platform = platform_of(mesh.devices.flat[0])
+    model_cfg = with_attention(with_remat(job.model, cfg.remat), platform, cfg.dtype, cfg.attention)
+    model = nnx.merge(*abstract_model(model_cfg))
+    if cfg.lora is not None:
+        add_abstract_adapters(model.decoder, cfg.lora, cfg.param_dtype)
+    graphdef, trained, frozen = split_trained(model, cfg.vision, cfg.motion)
+    trained = _placed(trained, mesh, cfg.param_dtype)
+    frozen = _placed(frozen, mesh, job.stored_dtype)
+    sampler = nnx.merge_state(trained, frozen)
+    shardings = state_shardings(sampler, mesh)
+    if mesh.size > 1:
+        shardings = rollout_shardings(sampler, mesh)
+    sampler = jax.tree.map(lambda leaf, s: _like(leaf, s, cfg.dtype), sampler, shardings)
+    has_reference = config.run.mode == "grpo" and config.objective.beta > 0
+    total = config.optimizer.total_steps or config.optimizer.warmup_steps + 1
+    optimizer = dataclasses.replace(config.optimizer, total_steps=total)
+    return AbstractRun(
+        config=config,
+        mesh=mesh,
+        trained=trained,
+        frozen=frozen,
+        opt_state=_optimizer_state(optimizer, trained, mesh),
+        reference=trained if has_reference else None,
+        sampler=sampler,
+        own_frozen=_unshared(frozen, sampler),
+        batch=_batch(job, mesh),
+        static=Static(
+            graphdef=graphdef,
+            video=config.video,
+            context_id=CONTEXT_ID,
+            objective=config.objective,
+            micro_batch=config.run.micro_batch,
+            max_completion_length=config.rollout.max_completion_length,
+        ),
+        optimizer=optimizer,
+        attention=f"{model_cfg.vision.attention} {model_cfg.decoder.attention}",
+    )
+
+
+def bytes_per_chip(tree: Any) -> int:
+    """Bytes of a tree on each chip; what has no layout lies on all of them whole."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def spread(
+    mesh: Mesh, shape: tuple[int, ...], dtype: Any, axes: tuple[str | None, ...] = ("batch",)
+) -> jax.ShapeDtypeStruct:
+    """An array laid out by the names of its first axes."""
+    axes = (*axes, *(None for _ in shape[len(axes) :]))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=named_sharding(mesh, axes, shape))
+
+
+def _like(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype), sharding=sharding)
+
+
+def _placed(state: nnx.State, mesh: Mesh, dtype: str) -> nnx.State:
+    return jax.tree.map(
+        lambda leaf, sharding: _like(leaf, sharding, dtype), state, state_shardings(state, mesh)
+    )
+
+
+def _optimizer_state(optimizer: OptimizerConfig, trained: nnx.State, mesh: Mesh) -> Any:
+    """Moments are laid out as the parameters, counters lie on every chip."""
+    state = jax.eval_shape(optimizer.make().init, trained)
+
+    def place(node: Any) -> Any:
+        if isinstance(node, nnx.State):
+            shardings = state_shardings(node, mesh)
+            return jax.tree.map(lambda leaf, s: _like(leaf, s, leaf.dtype), node, shardings)
+        return _like(node, NamedSharding(mesh, PartitionSpec()), node.dtype)
+
+    return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, nnx.State))
+
+
+def _unshared(frozen: nnx.State, sampler: nnx.State) -> list[jax.ShapeDtypeStruct]:
+    """Frozen parameters of another dtype or layout than the sampler's, so that both exist."""
+    copies = dict(nnx.to_flat_state(sampler))
+    pairs = ((v.get_value(), copies[path].get_value()) for path, v in nnx.to_flat_state(frozen))
+    return [
+        own
+        for own, copy in pairs
+        if own.dtype != copy.dtype
+        or not own.sharding.is_equivalent_to(copy.sharding, len(own.shape))
+    ]
+
+
+def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
+    config, video = job.config, job.config.video
+    num, side = config.run.videos_per_step, video.image_size
+    k = config.rollout.num_generations if config.run.mode == "grpo" else 1
+    c = job.completion
+    has_anchor = config.run.mode == "grpo" and config.objective.anchor_weight > 0
+
+    def array(shape: tuple[int, ...], dtype: Any) -> Array:
+        return spread(mesh, shape, dtype)
+
+    return UpdateBatch(
+        pixels=array((num, video.num_images, side, side, 3), np.dtype(config.model.dtype)),
+        prompt_ids=array((num, bucket_length(job.prompt_length)), jnp.int32),
+        prompt_lengths=array((num,), jnp.int32),
+        responses=array((num, k, c), jnp.int32),
+        response_mask=array((num, k, c), jnp.bool_),
+        advantages=array((num, k), jnp.float32),
+        anchor=array((num, c), jnp.int32) if has_anchor else None,
+        anchor_mask=array((num, c), jnp.bool_) if has_anchor else None,
+    )
