@@ -50,7 +50,7 @@ def count_flops(jaxpr: Jaxpr, loop_trips: int | None = None) -> float:
             total += max(count_flops(branch.jaxpr, loop_trips) for branch in params["branches"])
         elif name == "shard_map":
             # Its body is the work of one device.
-            num = math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+            num = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
             total += num * count_flops(params["jaxpr"], loop_trips)
         elif name == "pallas_call":
             grid = math.prod(params["grid_mapping"].grid)

@@ -248,11 +248,11 @@ def _width(run: AbstractRun) -> int:
 
 
 def _visual(run: AbstractRun, num: int) -> jax.ShapeDtypeStruct:
-    encoded = jax.eval_shape(
-        lambda state, pixels: encode(run.graphdef, state, pixels, run.config.video),
+    visual = jax.eval_shape(
+        lambda state, pixels: encode(run.graphdef, state, pixels, run.config.video).visual,
         run.sampler, run.batch.pixels,
     )  # fmt: skip
-    return spread(run.mesh, (num, *encoded.visual.shape[1:]), encoded.visual.dtype)
+    return spread(run.mesh, (num, *visual.shape[1:]), visual.dtype)
 
 
 def _embeds(run: AbstractRun, num: int) -> jax.ShapeDtypeStruct:

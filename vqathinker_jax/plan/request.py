@@ -24,7 +24,7 @@ from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 PUBLISHED_DTYPE = "bfloat16"
 """In which the published folders store their tensors."""
-TEXT_TOKENS = {"train": 130, "test": 130, "brief": 15}
+TEXT_TOKENS = {"train": 130, "test": 130, "brief": 10}
 """Tokens of each style's prompt that are neither an image nor its name."""
 TOKENS_PER_NAME = 5
 """Of what stands around every image: its name, `<img>`, `</img>`, a line break."""

@@ -21,7 +21,10 @@ WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
 CALLED = re.compile(r"(?:calls|to_apply|branch_computations|true_computation|false_computation)=")
 NAMES = re.compile(r"%([\w.\-]+)")
-GROUP = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\})")
+GROUP = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]+)\}|mesh\[(.*?)\] \{(.*?)\})")
+"""Three ways to write them: groups by size; lists of devices; axes of a mesh."""
+AXIS = re.compile(r"'([^']+)'(?:=(\d+)|:\(\d+\)(\d+))?")
+"""`'name'=size` in a mesh; in the groups `'name'`, or `'name':(before)size` for a part of one."""
 
 
 def received_bytes(text: str, loop_trips: int | None = None) -> float | None:
@@ -117,7 +120,13 @@ def _group_size(line: str) -> int:
     found = GROUP.search(line)
     if found is None:
         return 0
-    return int(found[1]) if found[1] else len(found[2].split(","))
+    size, devices, mesh, axes = found.groups()
+    if size:
+        return int(size)
+    if devices:
+        return len(devices.split(","))
+    sizes = {name: int(size) for name, size, _ in AXIS.findall(mesh)}
+    return math.prod(int(part or sizes[name]) for name, _, part in AXIS.findall(axes))
 
 
 def _size(dtype: str, dims: str) -> float:
