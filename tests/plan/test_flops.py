@@ -24,9 +24,10 @@ def test_products_and_batches():
 
 def test_convolutions_and_their_groups():
     def convolve(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )  # fmt: skip
+            x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=2
+        )
 
     # 5 x 7 places, 6 output channels, a 3 x 3 window on half of the 4 input channels.
     assert flops(convolve, (1, 5, 7, 4), (3, 3, 2, 6)) == 2 * 5 * 7 * 6 * 3 * 3 * 2

@@ -31,7 +31,7 @@ def test_a_missing_folder_is_known_by_its_name():
 
 def test_an_unknown_name_needs_a_preset(tmp_path):
     config = load_config(PUBLISHED, ["--model.path", "weights/mine"])
-    with pytest.raises(PlanError, match="weights/mine: is not here.*--preset"):
+    with pytest.raises(PlanError, match=r"weights/mine: is not here.*--preset"):
         find_subject(config)
     assert find_subject(config, "internvl3-1b", 77).prompt_length == 77
 
@@ -76,12 +76,12 @@ def test_auto_spreads_groups_first_and_heads_then(name, mesh, micro):
 
 def test_auto_gives_up_where_heads_do_not_divide():
     config = load_config(PUBLISHED)
-    with pytest.raises(PlanError, match="leave tensor 16.*4 key/value heads"):
+    with pytest.raises(PlanError, match=r"leave tensor 16.*4 key/value heads"):
         fitted_mesh(config, parse_topology("v5e:16x16"), find_subject(config))
 
 
 def test_a_mesh_of_other_chips_names_both():
-    with pytest.raises(PlanError, match="fsdp 8 x tensor 1 is of 8 chips.*v5p:2x2x1 has 4"):
+    with pytest.raises(PlanError, match=r"fsdp 8 x tensor 1 is of 8 chips.*v5p:2x2x1 has 4"):
         require_mesh(load_config(PUBLISHED), parse_topology("v5p:2x2x1"))
 
 
@@ -89,7 +89,7 @@ def test_completions_are_buckets():
     config = load_config(PUBLISHED)
     assert require_completion(config, None) == 2048
     assert require_completion(config, 500) == 512
-    with pytest.raises(PlanError, match="4096 is more than rollout.max_completion_length 2048"):
+    with pytest.raises(PlanError, match=r"4096 is more than rollout.max_completion_length 2048"):
         require_completion(config, 4096)
 
 

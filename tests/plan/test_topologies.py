@@ -55,7 +55,7 @@ def test_unknown_names_are_one_line_with_the_nearest(name, said):
 
 def test_a_missing_compiler_is_named_with_its_command(monkeypatch):
     monkeypatch.setattr(topologies, "INSTALL", {"tpu": ("no_such_module.inside", "pip install it")})
-    with pytest.raises(PlanError, match="needs no_such_module.inside.*pip install it"):
+    with pytest.raises(PlanError, match=r"needs no_such_module.inside.*pip install it"):
         require_compiler(parse_topology("v5p:2x2x1"))
     require_compiler(parse_topology("cpu:8"))
 
