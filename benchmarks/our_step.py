@@ -20,6 +20,7 @@ from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.records import Generation
 from vqathinker_jax.rl.grpo import group_advantages
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rewards import RewardConfig
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
 from vqathinker_jax.rl.run_log import Clock
@@ -34,7 +35,7 @@ from vqathinker_jax.rl.stages import (
 )
 from vqathinker_jax.rl.start import load_start, make_sampler
 from vqathinker_jax.rl.train import pack
-from vqathinker_jax.rl.update import OptimizerConfig, Static, UpdateBatch, response_logprobs, update
+from vqathinker_jax.rl.update import Static, UpdateBatch, response_logprobs, update
 from vqathinker_jax.spec import VideoSpec
 
 REWARDS = RewardConfig()

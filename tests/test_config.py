@@ -21,8 +21,8 @@ from vqathinker_jax.config import (
 from vqathinker_jax.data.dataset import DataConfig, LabelSource
 from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.rl.grpo import AdvantageConfig
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rewards import RewardConfig, draw_partners
-from vqathinker_jax.rl.update import OptimizerConfig
 from vqathinker_jax.spec import INFERENCE, TRAINING
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -137,6 +137,7 @@ def prefill_split(
     hidden, cache = decoder.prefill(embeds, positions, None)
     cache = jax.tree.map(lambda a: constrain(a, "layers", "batch", "kv_heads", None, None), cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    last = constrain(last, "batch", None)
     return Prefix(cache=cache, lengths=lengths.astype(jnp.int32), last_hidden=last)
 
 
@@ -333,18 +334,17 @@ def _record(
     def write(buffer: Array, column: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(buffer, column[..., None], state.step, axis=2)
 
-    return DecodeState(
-        step=state.step + 1,
-        is_done=ended.all(),
-        ended=ended,
-        last=chosen,
-        generation=Generation(
-            tokens=write(old.tokens, chosen),
-            lengths=old.lengths + (~state.ended).astype(jnp.int32),
-            logprobs=write(old.logprobs, logprob),
-        ),
-        suffix=state.suffix,
+    generation = Generation(
+        tokens=write(old.tokens, chosen),
+        lengths=old.lengths + (~state.ended).astype(jnp.int32),
+        logprobs=write(old.logprobs, logprob),
     )
+    # Said at every token, so that one layout goes in and out of every segment: another would be
+    # another program.
+    by_video = jax.tree.map(
+        lambda a: constrain(a, "batch", *[None] * (a.ndim - 1)), (ended, chosen, generation)
+    )
+    return DecodeState(state.step + 1, ended.all(), *by_video, suffix=state.suffix)
 
 
 def choose_tokens(

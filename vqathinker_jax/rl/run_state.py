@@ -119,12 +119,16 @@ class RunCheckpoints:
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, RunPosition]:
         """A checkpoint, its arrays laid out as those of `like`.
 
+        Args:
+          like: arrays, or their `ShapeDtypeStruct`s with shardings.
+          step: of the checkpoint.
+
         Raises:
           TrainingError: it does not fit `like`, or is damaged.
         """
         import orbax.checkpoint as ocp
 
-        target = {name: _abstract(leaf) for name, leaf in _flat(like).items()}
+        target = _flat(jax.tree.map(_abstract, like))
         try:
             with quiet_orbax():
                 restored = self._manager.restore(
@@ -168,6 +172,17 @@ def _merit(metrics: dict[str, float]) -> float:
 def num_bytes(tree: Any) -> int:
     """Bytes of all arrays of a tree."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def given_up(state: TrainState) -> TrainState:
+    """What a state looked like whose arrays are freed here, whoever else refers to them.
+
+    Beside what a checkpoint brings, they would be parameters and moments a second time.
+    """
+    like = jax.tree.map(_abstract, state)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    return like
 
 
 def on_mesh(tree: T, mesh: jax.sharding.Mesh) -> T:
