@@ -16,7 +16,7 @@ data.sources data.prompt data.perturb data.labels data.augment data.dataset
 synthetic.textures synthetic.scenery synthetic.scenes
 synthetic.encoding synthetic.distortions synthetic.opinions
 synthetic.clips synthetic.collection synthetic.variants
-models.pixels models.layers models.attention
+models.pixels models.layers models.visibility models.splash models.attention
 models.internvit models.qwen2 models.lora models.slowfast models.projectors
 models.vqathinker
 models.generate models.logprobs models.packed models.digits models.presets

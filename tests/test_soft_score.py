@@ -48,7 +48,7 @@ def brute_force(model, path: str, text: np.ndarray) -> np.ndarray:
     ).astype(np.int32)
     count = len(numbers)
     prompts = np.broadcast_to(model.build_prompt(), (count, len(model.build_prompt())))
-    with loaded.precision():
+    with loaded.computing():
         every = completion_logprobs(
             loaded.graphdef,
             loaded.state,

@@ -139,7 +139,7 @@ class VideoQualityModel:
         """Tower, pixel shuffle and projector: T tokens of decoder width for every image
         that the tower sees (all of them, but for geometries with bursts)."""
         model = self.loaded
-        with model.precision():
+        with model.computing():
             tokens = inference.visual_tokens(
                 model.graphdef, model.state, shown_images(model.check_pixels(pixels), model.video)
             )
@@ -148,7 +148,7 @@ class VideoQualityModel:
     def motion_feature(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N M"]:
         """Pooled SlowFast features, slow channels then fast (M = 2304 as published)."""
         model = self.loaded
-        with model.precision():
+        with model.computing():
             feature = inference.motion_feature(
                 model.graphdef, model.state, model.check_pixels(pixels), model.video
             )
@@ -176,7 +176,7 @@ class VideoQualityModel:
         ids = model.check_prompts(input_ids, len(pixels))
         encoded = self._encode(pixels)
         lengths = jnp.full((len(ids),), ids.shape[1], jnp.int32)
-        with model.precision():
+        with model.computing():
             embeds = inference.splice(
                 model.graphdef, model.state, ids, lengths, encoded, model.context_id
             )
@@ -215,7 +215,7 @@ class VideoQualityModel:
         if completion.min() < 0 or completion.max() >= model.cfg.decoder.vocab_size:
             raise ValueError(f"token ids must lie in [0, {model.cfg.decoder.vocab_size})")
         encoded = self._encode(pixels)
-        with model.precision():
+        with model.computing():
             return inference.completion_logprobs(
                 model.graphdef,
                 model.state,
@@ -259,7 +259,7 @@ class VideoQualityModel:
         if not sampling.is_greedy:
             root = jax.random.key(seed)
             keys = jax.vmap(lambda row: jax.random.fold_in(root, row))(jnp.arange(len(ids)))
-        with model.precision():
+        with model.computing():
             generation = inference.respond(model, ids, self._encode(pixels), keys, 1, sampling)
         longest = int(generation.lengths.max())
         return np.asarray(generation.tokens)[:, 0, :longest]
@@ -270,7 +270,7 @@ class VideoQualityModel:
 
     def _encode(self, pixels: Float[Array, "N I S S 3"]) -> inference.EncodedVideos:
         model = self.loaded
-        with model.precision():
+        with model.computing():
             return inference.encode(
                 model.graphdef, model.state, model.check_pixels(pixels), model.video
             )

@@ -125,7 +125,7 @@ class Asker:
         places = np.minimum(np.arange(self.batch_size), num - 1)
         keys = self._keys(ids, places)
         model = self.model
-        with model.precision():
+        with model.computing():
             pixels = normalize(model.placed(frames[places]), model.dtype)
             encoded = encode(model.graphdef, model.state, pixels, model.video)
             prompts = np.broadcast_to(self.prompt, (self.batch_size, len(self.prompt)))
@@ -166,8 +166,8 @@ class Asker:
         decoder = nnx.merge(model.graphdef, model.state).decoder
         chunks = decode_chunks(decoder, prefix, keys, samples, self.sampling, chunk=chunk)
         while True:
-            # The precision is a property of the thread: it must not last beyond a yield.
-            with model.precision():
+            # Precision and mesh are properties of the thread: they must not last beyond a yield.
+            with model.computing():
                 generation = next(chunks, None)
             if generation is None:
                 break
@@ -178,7 +178,7 @@ class Asker:
             yield _rows(last)
 
     def _soft(self, prefix: Prefix, texts: list) -> list[SoftScore | None]:
-        with self.model.precision():
+        with self.model.computing():
             return read_soft_scores(self.model, prefix, texts, self.digits)
 
     # -- answers to results ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,14 @@ class LoadedModel:
         if self.dtype == "float32":
             return jax.default_matmul_precision("highest")
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """`precision`, and the mesh of the devices that share batches: kernels that the compiler
+        cannot split over devices need to know it."""
+        mesh = contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+        with self.precision(), mesh:
+            yield
 
     def check_pixels(self, pixels: np.ndarray | Array) -> Float[Array, "N I S S 3"]:
         """Casts normalised pixels to the compute dtype.

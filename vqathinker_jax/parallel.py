@@ -81,12 +81,17 @@ def make_mesh(
 
 
 def platform_of(device: jax.Device) -> str:
-    """`cpu`, `tpu`, `cuda` for NVIDIA cards, or jax's own name of another platform.
+    """`cpu`, `tpu`, `cuda`, or jax's own name of another platform.
 
-    jax calls the cards of every maker `gpu`; the name of the device tells them apart, also for a
-    described device that is not there.
+    `cuda` are NVIDIA cards from Ampere on (compute capability 8.0), which cuDNN's fused attention
+    needs. Others stay `gpu`, as jax calls the cards of every maker. The device may be one that is
+    only described.
     """
-    return "cuda" if "NVIDIA" in device.device_kind else device.platform
+    if device.platform != "gpu":
+        return device.platform
+    # "9.0" on an NVIDIA card, "gfx942" on one of AMD's.
+    major = device.compute_capability.split(".")[0]
+    return "cuda" if major.isdigit() and int(major) >= 8 else "gpu"
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
@@ -127,6 +132,45 @@ def num_shares() -> int:
     """Parts that the mesh in use splits a batch into; 1 when no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def per_shard(
+    f: Callable[..., jax.Array],
+    in_axes: Sequence[Sequence[str | None] | None],
+    out_axes: Sequence[str | None],
+) -> Callable[..., jax.Array]:
+    """`f` applied by every device to its own part of the arguments; `f` itself without a mesh.
+
+    For kernels that the compiler cannot split. A batch that its mesh axes do not divide stays
+    whole: every device then computes all of it.
+
+    Args:
+      f: must need nothing from other parts.
+      in_axes: logical axes of every argument; None for one that every device gets whole.
+      out_axes: of the result.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return f
+
+    def run(*args) -> jax.Array:
+        parts = math.prod(mesh.shape[name] for name in LOGICAL_AXES["batch"])
+        rows = [
+            arg.shape[axes.index("batch")]
+            for arg, axes in zip(args, in_axes, strict=True)
+            if axes is not None and "batch" in axes
+        ]
+        is_even = all(size % parts == 0 for size in rows)
+
+        def spec(axes: Sequence[str | None] | None) -> PartitionSpec:
+            axes = () if axes is None else axes
+            return partition_spec([None if a == "batch" and not is_even else a for a in axes])
+
+        return jax.shard_map(
+            f, in_specs=tuple(map(spec, in_axes)), out_specs=spec(out_axes), check_vma=False
+        )(*args)
+
+    return run
 
 
 def logical_axes(path: tuple, variable: nnx.Variable) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ def test_attention_on_cpu_equals_the_general_kernel():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
-    ours, out = run(attend_image)
+    ours, out = run(attend_image("head_by_head", 7))
     general, expected = run(functools.partial(attention.attend, mask=None))
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
     for value, wanted in zip(ours, general, strict=True):
@@ -183,11 +183,12 @@ def test_attention_softmax_is_float32():
     """257 equal scores: a bfloat16 sum of ones would stop at 256."""
     q = jnp.zeros((1, 257, 1, 2), jnp.bfloat16)
     v = jnp.ones((1, 257, 1, 2), jnp.bfloat16)
-    out = jax.jit(attend_image)(q, q, v)
+    attend = attend_image("head_by_head", 257)
+    out = jax.jit(attend)(q, q, v)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out.astype(jnp.float32), np.ones(v.shape, np.float32))
     large = jnp.full((1, 3, 1, 2), 100.0)
-    assert np.isfinite(attend_image(large, large, large)).all()
+    assert np.isfinite(attend(large, large, large)).all()
 
 
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])

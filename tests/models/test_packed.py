@@ -8,8 +8,9 @@ from flax import nnx
 
 from vqathinker_jax.models.generate import SamplingConfig, decode, prefill
 from vqathinker_jax.models.logprobs import sequence_logprobs
-from vqathinker_jax.models.packed import group_mask, packed_logprobs
+from vqathinker_jax.models.packed import packed_logprobs
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
+from vqathinker_jax.models.visibility import Group
 
 CONFIG = Qwen2Config(
     vocab_size=53,
@@ -144,4 +145,5 @@ def test_group_mask_by_hand():
     110011
     """
     rows = [[c == "1" for c in row] for row in wanted.split()]
-    np.testing.assert_array_equal(group_mask(2, 2, 2), rows)
+    slot = np.arange(6)
+    np.testing.assert_array_equal(Group(2, 2, 2).sees(slot[:, None], slot[None]), rows)

@@ -12,6 +12,7 @@ from flax import nnx
 from tests.models.tiny_decoder import make_decoder
 from vqathinker_jax.models.attention import attend
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config, rotary_table, rotate
+from vqathinker_jax.models.visibility import Group, Visibility
 from vqathinker_jax.parallel import logical_axes
 from vqathinker_jax.records import KVCache
 
@@ -102,8 +103,8 @@ def test_too_long_a_sequence_is_refused():
     with pytest.raises(ValueError, match="max_position_embeddings=64"):
         decoder.prefill(embeds, positions_of(1, 65), None)
     packed = positions_of(1, 65) % 40
-    mask = jnp.ones((1, 1, 65, 65), bool)
-    assert jax.eval_shape(lambda: decoder(embeds, packed, mask, longest=40)).shape == (1, 65, 24)
+    group = Visibility(Group(15, 2, 25))
+    assert jax.eval_shape(lambda: decoder(embeds, packed, group, longest=40)).shape == (1, 65, 24)
 
 
 def test_steps_after_a_prefill_equal_one_full_pass():

@@ -17,6 +17,7 @@ from tests.parity.torch_qwen2 import build_torch_qwen2, copy_qwen2, tiny_config
 from vqathinker_jax.models.generate import SamplingConfig, decode, prefill
 from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.qwen2 import Qwen2
+from vqathinker_jax.models.visibility import Causal, Visibility
 
 CASES = {
     "untied_dynamic": {},
@@ -79,9 +80,8 @@ def test_padding_mask_and_positions_match_a_left_padded_torch_batch():
         ).last_hidden_state
     embeds = decoder.embed_tokens(jnp.asarray(right), jnp.float32)
     key_mask = jnp.arange(23) < jnp.asarray(lengths)[:, None]
-    attend_mask = jnp.tril(jnp.ones((23, 23), bool)) & key_mask[:, None, None]
-    attend_mask |= jnp.eye(23, dtype=bool)
-    hidden = decoder(embeds, jnp.broadcast_to(jnp.arange(23), (3, 23)), attend_mask)
+    positions = jnp.broadcast_to(jnp.arange(23), (3, 23))
+    hidden = decoder(embeds, positions, Visibility(Causal(23), key_mask))
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(hidden[row, :length], out[row, 23 - length :], atol=3e-5)
     assert np.isfinite(hidden).all()

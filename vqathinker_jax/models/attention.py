@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
+
+from vqathinker_jax.models.splash import KV_ROWS, ROWS, SplashAttention
+from vqathinker_jax.models.visibility import Visibility
+from vqathinker_jax.parallel import per_shard
 
 KERNELS = ("xla", "cudnn", "splash")
 """`xla`: plain XLA, everywhere; `cudnn`: cuDNN's fused attention; `splash`: the Pallas kernel for
@@ -55,6 +63,66 @@ def choose_attention(platform: str, dtype: str, wanted: str, head_size: int = 12
             f"the model's are {head_size} wide"
         )
     return wanted
+
+
+Attend = Callable[
+    [Float[Array, "N L H E"], Float[Array, "N L G E"], Float[Array, "N L G E"]],
+    Float[Array, "N L H E"],
+]
+"""Attention of one visibility: queries, keys, values to averages of the values."""
+
+
+def make_attend(kernel: str, visibility: Visibility, saved_as: str) -> Attend:
+    """Attention over whole sequences, for the layers that share what may be seen.
+
+    The mask is made here, so call this before the layers are scanned.
+
+    Args:
+      kernel: one of `KERNELS`, from `choose_attention`.
+      visibility: what each of the L slots may see.
+      saved_as: checkpoint name of the result, for rematerialisation by names.
+    """
+    if kernel == "splash":
+        return SplashAttention(visibility, saved_as)
+    made = _cudnn(visibility) if kernel == "cudnn" else _xla(visibility)
+    return lambda q, k, v: checkpoint_name(made(q, k, v), saved_as)
+
+
+def _xla(visibility: Visibility) -> Attend:
+    mask = visibility.mask(visibility.pattern.length) if visibility.needs_mask else None
+    is_causal = visibility.pattern.is_causal and mask is None
+    return lambda q, k, v: attend(q, k, v, mask, is_causal=is_causal)
+
+
+def _cudnn(visibility: Visibility, implementation: str = "cudnn") -> Attend:
+    """The kernel takes a mask of the full trailing shape only, and even lengths where there are
+    gradients. Told that nobody sees what is later, it does not compute it, mask or not."""
+    length, is_causal = visibility.pattern.length, visibility.pattern.is_causal
+    pad = length % 2
+    mask = visibility.mask(length + pad) if visibility.needs_mask else None
+    # The causal rule hides a pad at the end by itself.
+    counts = bool(pad) and mask is None and not is_causal
+
+    def attend_rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        lengths = jnp.full(len(q), length, jnp.int32) if counts else None
+        q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
+        with jax.numpy_dtype_promotion("standard"):
+            out = jax.nn.dot_product_attention(
+                q,
+                k,
+                v,
+                mask=mask,
+                is_causal=is_causal,
+                query_seq_lengths=lengths,
+                key_value_seq_lengths=lengths,
+                implementation=implementation,
+            )
+        return out[:, :length]
+
+    has_rows = mask is not None and visibility.key_mask is not None
+    mask_axes = ("batch", None, None, None) if has_rows else None
+    split = per_shard(attend_rows, (ROWS, KV_ROWS, KV_ROWS, mask_axes), ROWS)
+    return lambda q, k, v: split(q, k, v, mask)
 
 
 def attend(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -14,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vqathinker_jax.models.attention import KERNELS, attend, choose_attention
+from vqathinker_jax.models.attention import KERNELS, Attend, choose_attention, make_attend
 from vqathinker_jax.models.layers import (
     LayerNorm,
     Linear,
@@ -24,6 +23,7 @@ from vqathinker_jax.models.layers import (
     scan_layers,
     stack_layers,
 )
+from vqathinker_jax.models.visibility import Full, Visibility
 from vqathinker_jax.parallel import constrain
 
 IMAGE_KERNELS = (*KERNELS, "head_by_head")
@@ -169,17 +169,19 @@ def _head_by_head(
     return out.reshape(num, heads, tokens, size).swapaxes(1, 2)
 
 
-def attend_image(
-    q: Float[Array, "N T H E"], k: Float[Array, "N T H E"], v: Float[Array, "N T H E"]
-) -> Float[Array, "N T H E"]:
+def attend_image(kernel: str, tokens: int) -> Attend:
     """`softmax(q k^T / sqrt(E)) v` over all tokens of each image, with a float32 softmax.
 
-    On CPU one head of one image at a time: its [T, T] scores then stay in cache, which makes this
-    two to four times as fast at 1025 and 1601 tokens. Elsewhere the kernel `attention` chooses.
+    `head_by_head` keeps the [T, T] scores of one head of one image in cache, which makes it two to
+    four times as fast on CPUs at 1025 and 1601 tokens.
+
+    Args:
+      kernel: one of `IMAGE_KERNELS`.
+      tokens: T.
     """
-    return jax.lax.platform_dependent(
-        q, k, v, cpu=_head_by_head, default=functools.partial(attend, mask=None)
-    )
+    if kernel == "head_by_head":
+        return lambda q, k, v: checkpoint_name(_head_by_head(q, k, v), "vision_attention")
+    return make_attend(kernel, Visibility(Full(tokens)), "vision_attention")
 
 
 def _norm(cfg: InternViTConfig, param_dtype: DTypeLike) -> LayerNorm | RMSNorm:
@@ -221,13 +223,13 @@ class Attention(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "N T D"]) -> Float[Array, "N T D"]:
+    def __call__(self, x: Float[Array, "N T D"], attend: Attend) -> Float[Array, "N T D"]:
         qkv = self.qkv(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.q_norm is not None:
             q = self.q_norm(q.reshape(x.shape)).reshape(q.shape)
             k = self.k_norm(k.reshape(x.shape)).reshape(k.shape)
-        return self.proj(checkpoint_name(attend_image(q, k, v), "vision_attention"))
+        return self.proj(attend(q, k, v))
 
 
 class MLP(nnx.Module):
@@ -268,8 +270,8 @@ class Layer(nnx.Module):
         self.ls1 = parameter(jnp.ones((cfg.hidden_size,), param_dtype), ("norm",))
         self.ls2 = parameter(jnp.ones((cfg.hidden_size,), param_dtype), ("norm",))
 
-    def __call__(self, x: Float[Array, "N T D"]) -> Float[Array, "N T D"]:
-        x = x + self.attn(self.norm1(x)) * self.ls1[...].astype(x.dtype)
+    def __call__(self, x: Float[Array, "N T D"], attend: Attend) -> Float[Array, "N T D"]:
+        x = x + self.attn(self.norm1(x), attend) * self.ls1[...].astype(x.dtype)
         return x + self.mlp(self.norm2(x)) * self.ls2[...].astype(x.dtype)
 
 
@@ -336,8 +338,10 @@ class InternViT(nnx.Module):
         graphdef, state = nnx.split(self.layers)
         layers = nnx.merge(graphdef, jax.tree.map(lambda stacked: stacked[:depth], state))
 
+        attend = attend_image(self.cfg.attention, x.shape[1])
+
         def body(layer: Layer, x: Array, _) -> tuple[Array, None]:
-            return constrain(layer(x), "batch", "tokens", None), None
+            return constrain(layer(x, attend), "batch", "tokens", None), None
 
         x, _ = scan_layers(layers, body, x, wrap=self._remat)
         return x

@@ -11,11 +11,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vqathinker_jax.models.logprobs import sequence_logprobs_and_entropy
 from vqathinker_jax.models.qwen2 import Qwen2
+from vqathinker_jax.models.visibility import Group, Visibility
 
 
 @jax.tree_util.register_dataclass
@@ -29,32 +29,16 @@ class ResponseLogprobs:
     """float32 entropy in nats of the distribution each token was drawn from."""
 
 
-def group_mask(prompt_slots: int, num_responses: int, response_slots: int) -> np.ndarray:
-    """Which slot sees which, whatever the lengths: bool [L, L], True = visible.
-
-    Causal within the prompt and within each response; every response sees the whole prompt; no
-    response sees another. The same for every batch of a bucket (P, K, C).
-    """
-    length = prompt_slots + num_responses * response_slots
-    slot = np.arange(length)
-    # 0 for the prompt, k + 1 for response k.
-    part = np.maximum(slot - prompt_slots, -1) // response_slots + 1
-    is_earlier = slot[:, None] >= slot[None]
-    return is_earlier & ((part[None] == 0) | (part[:, None] == part[None]))
-
-
-def packed_mask(
-    prompt_lengths: Int[Array, "N"], prompt_slots: int, num_responses: int, response_slots: int
-) -> Bool[Array, "N 1 L L"]:
-    """`group_mask` without the pads inside each prompt slot; the diagonal stays True.
+def packed_visibility(prompt_lengths: Int[Array, "N"], group: Group) -> Visibility:
+    """Who sees whom in a batch of groups: the pads inside each prompt slot are not real.
 
     Args:
       prompt_lengths: int32 real prompt lengths p_i.
+      group: the slots.
     """
-    static = group_mask(prompt_slots, num_responses, response_slots)
-    slot = jnp.arange(len(static))
-    is_real = (slot < prompt_lengths[:, None]) | (slot >= prompt_slots)
-    return (static & is_real[:, None, None, :]) | np.eye(len(static), dtype=bool)
+    slot = jnp.arange(group.length)
+    is_real = (slot < prompt_lengths[:, None]) | (slot >= group.prompt_slots)
+    return Visibility(group, is_real)
 
 
 def packed_positions(
@@ -96,7 +80,7 @@ def packed_logprobs(
     hidden = decoder(
         embeds,
         packed_positions(prompt_lengths, p, k, c),
-        packed_mask(prompt_lengths, p, k, c),
+        packed_visibility(prompt_lengths, Group(p, k, c)),
         longest=p + c,
     )
     # Token 0 of a response is predicted by the prompt's last real row, token t by row t - 1.

@@ -13,7 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vqathinker_jax.models.attention import KERNELS, attend
+from vqathinker_jax.models import attention
+from vqathinker_jax.models.attention import KERNELS, Attend, make_attend
 from vqathinker_jax.models.layers import (
     Embedding,
     Linear,
@@ -22,6 +23,7 @@ from vqathinker_jax.models.layers import (
     scan_layers,
     stack_layers,
 )
+from vqathinker_jax.models.visibility import Causal, Visibility
 from vqathinker_jax.parallel import constrain
 from vqathinker_jax.records import KVCache
 
@@ -167,12 +169,11 @@ class Attention(nnx.Module):
         return q, (k, v)
 
     def __call__(
-        self, x: Float[Array, "N L D"], rotary: Rotary, mask: Bool[Array, "#N 1 L L"] | None
+        self, x: Float[Array, "N L D"], rotary: Rotary, attend: Attend
     ) -> tuple[Float[Array, "N L D"], KeyValue]:
-        """Attends within `x`; a mask of None is plain causal. Also its keys and values."""
+        """Attends within `x`; also its keys and values."""
         q, (k, v) = checkpoint_name(self.project(x, rotary), "attn_qkv")
-        out = attend(q, k, v, mask, is_causal=mask is None)
-        return self.o(checkpoint_name(out, "attn_out")), (k, v)
+        return self.o(attend(q, k, v)), (k, v)
 
     def extend(
         self,
@@ -185,7 +186,7 @@ class Attention(nnx.Module):
         q, (k, v) = self.project(x, rotary)
         k = jnp.concatenate([prefix.keys.transpose(0, 3, 1, 2), k], axis=1)
         v = jnp.concatenate([prefix.values.swapaxes(1, 2), v], axis=1)
-        return self.o(attend(q, k, v, mask))
+        return self.o(attention.attend(q, k, v, mask))
 
     def decode(
         self,
@@ -271,9 +272,9 @@ class DecoderLayer(nnx.Module):
         self.mlp = GatedMLP(cfg, param_dtype=param_dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "N L D"], rotary: Rotary, mask: Bool[Array, "#N 1 L L"] | None
+        self, x: Float[Array, "N L D"], rotary: Rotary, attend: Attend
     ) -> tuple[Float[Array, "N L D"], KeyValue]:
-        attended, kv = self.attn(self.input_norm(x), rotary, mask)
+        attended, kv = self.attn(self.input_norm(x), rotary, attend)
         return self._add(x, attended), kv
 
     def extend(
@@ -360,7 +361,7 @@ class Qwen2(nnx.Module):
         self,
         embeds: Float[Array, "N L D"],
         positions: Int[Array, "N L"],
-        mask: Bool[Array, "#N 1 L L"] | None,
+        visibility: Visibility | None,
         *,
         longest: int | None = None,
     ) -> Float[Array, "N L D"]:
@@ -369,20 +370,20 @@ class Qwen2(nnx.Module):
         Args:
           embeds: token and visual embeddings.
           positions: int32 rotary position of every slot; packed responses repeat them.
-          mask: True where a query may see a key, with a True diagonal; None is plain causal.
+          visibility: what each of the L slots may see; None is plain causal.
           longest: static bound on positions + 1, L if None; packed groups give P + C.
 
         Raises:
           ValueError: `longest` exceeds `max_position_embeddings`.
         """
         self.check_length(embeds.shape[1] if longest is None else longest)
-        return self._run(embeds, positions, mask, keep_cache=False)[0]
+        return self._run(embeds, positions, visibility, keep_cache=False)[0]
 
     def prefill(
         self,
         embeds: Float[Array, "N P D"],
         positions: Int[Array, "N P"],
-        mask: Bool[Array, "#N 1 P P"] | None,
+        visibility: Visibility | None,
     ) -> tuple[Float[Array, "N P D"], KVCache]:
         """As `__call__`, and the cache `[layers, N, ...]` of P slots for decoding.
 
@@ -390,14 +391,17 @@ class Qwen2(nnx.Module):
           ValueError: P exceeds `max_position_embeddings`.
         """
         self.check_length(embeds.shape[1])
-        return self._run(embeds, positions, mask, keep_cache=True)
+        return self._run(embeds, positions, visibility, keep_cache=True)
 
-    def _run(self, embeds, positions, mask, *, keep_cache: bool):
+    def _run(self, embeds, positions, visibility, *, keep_cache: bool):
         rotary = rotary_table(self.cfg, positions)
+        if visibility is None:
+            visibility = Visibility(Causal(embeds.shape[1]))
+        attend = make_attend(self.cfg.attention, visibility, "attn_out")
         x = constrain(embeds, "batch", "tokens", None)
 
         def body(layer: DecoderLayer, x: Array, _) -> tuple[Array, KVCache | None]:
-            x, (k, v) = layer(x, rotary, mask)
+            x, (k, v) = layer(x, rotary, attend)
             if not keep_cache:
                 return x, None
             return x, KVCache(keys=k.transpose(0, 2, 3, 1), values=v.swapaxes(1, 2))
