@@ -88,10 +88,10 @@ def test_linear_layers_of_the_8b_decoder():
     graphdef, state = nnx.split(layer)
 
     def run(state, x, positions):
-        return nnx.merge(graphdef, state)(x, rotary_table(cfg, positions), None)[0]
+        attend = lambda q, k, v: q  # noqa: E731
+        return nnx.merge(graphdef, state)(x, rotary_table(cfg, positions), attend)[0]
 
     x = jax.ShapeDtypeStruct((1, tokens, d), jnp.bfloat16)
     positions = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     counted = count_flops(jax.jit(run).trace(state, x, positions).jaxpr.jaxpr)
-    attention = 4 * tokens * tokens * d
-    assert counted - attention == pytest.approx(by_hand / cfg.num_hidden_layers * tokens)
+    assert counted == pytest.approx(by_hand / cfg.num_hidden_layers * tokens)

@@ -12,7 +12,7 @@ from vqathinker_jax.plan.worker import parse_refusal
 
 def test_a_job_survives_its_file(tmp_path):
     config = load_config(write_config(tmp_path))
-    job = Job("cpu:8", "update", config, PRESETS["internvl3-2b"], "bfloat16", 1700, 512)
+    job = Job("cpu:8", "update", config, PRESETS["internvl3-2b"], "bfloat16", 1700, 512, "auto")
     (tmp_path / "job").mkdir()
     assert Job.read(job.write(tmp_path / "job")) == job
 

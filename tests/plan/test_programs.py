@@ -12,12 +12,14 @@ from vqathinker_jax.config import load_config
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.plan.abstract_run import abstract_run, bytes_per_chip
 from vqathinker_jax.plan.job import Job
-from vqathinker_jax.plan.programs import make_program, phases_of
+from vqathinker_jax.plan.programs import make_program, mesh_of, phases_of
 
 
 def make_job(tmp_path, phase: str = "update", *overrides: str) -> Job:
     config = load_config(write_config(tmp_path), overrides)
-    return Job("cpu:8", phase, dataclasses.replace(config, video=VIDEO), MODEL, "float32", 30, 16)
+    return Job(
+        "cpu:8", phase, dataclasses.replace(config, video=VIDEO), MODEL, "float32", 30, 16, "xla"
+    )
 
 
 def count(state) -> int:
@@ -38,9 +40,14 @@ def test_full_training_holds_twelve_bytes_a_parameter_over_all_chips(tmp_path):
 def test_fsdp_divides_what_trains_and_not_what_rollouts_read(tmp_path):
     one = abstract_run(make_job(tmp_path), make_mesh(fsdp=8))
     whole = abstract_run(make_job(tmp_path, "update", "--mesh.fsdp", "1"), make_mesh(fsdp=1))
+    halves = abstract_run(
+        make_job(tmp_path, "update", "--mesh.rollout_tensor", "2"), make_mesh(fsdp=8)
+    )
     # Norms and biases lie on every chip.
     assert 1 / 8 < bytes_per_chip(one.trained) / bytes_per_chip(whole.trained) < 1 / 5
     assert bytes_per_chip(one.sampler) == bytes_per_chip(whole.sampler)
+    decoders = [bytes_per_chip(run.sampler["decoder"]) for run in (halves, whole)]
+    assert 1 / 2 < decoders[0] / decoders[1] < 0.55
 
 
 def test_adapters_train_alone_and_the_decoder_is_there_once(tmp_path):
@@ -62,7 +69,7 @@ def test_adapters_train_alone_and_the_decoder_is_there_once(tmp_path):
 def test_every_phase_traces_and_knows_what_lies_beside_it(tmp_path, phase):
     mesh = make_mesh(fsdp=8)
     run = abstract_run(make_job(tmp_path, phase), mesh)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh_of(run, phase)):
         program = make_program(run, phase)
         jaxpr = program.trace().jaxpr
     assert jaxpr.jaxpr.eqns

@@ -16,6 +16,9 @@ def test_what_can_be_changed_is_offered():
         "--model.remat full",
         "--run.micro_batch 8",
         "--model.remat full --run.micro_batch 8",
+        "--mesh.rollout_tensor 2",
+        "--optimizer.moment_dtype bfloat16",
+        "--optimizer.moment_dtype bfloat16 --model.reference_memory host --model.remat full",
         "--mesh.fsdp 4 --mesh.tensor 2",
         "--model.lora.rank 16 --model.vision projector",
     ]
@@ -35,10 +38,13 @@ def test_nothing_is_offered_that_is_so_already():
         model=dataclasses.replace(CONFIG.model, remat="full"),
         run=dataclasses.replace(CONFIG.run, micro_batch=8),
         mesh=MeshConfig(data=2, fsdp=4),
+        optimizer=dataclasses.replace(CONFIG.optimizer, moment_dtype="bfloat16"),
     )
     options = [change.options for change in changes_of(config, 1)]
     assert options[0] == "--mesh.data 1 --mesh.fsdp 8"
-    assert not any("remat" in option or "micro" in option for option in options)
+    assert not any("--run.micro_batch" in option for option in options)
+    assert "--model.remat full" not in options
+    assert "--optimizer.moment_dtype bfloat16" not in options
 
 
 def tried(sizes: dict[str, dict[str, float]]) -> tuple[list, list[tuple[str, str]]]:

@@ -22,6 +22,7 @@ DOES_NOT_FIT = 3
 PHASES = ("encode", "perturb", "prefill", "decode", "reference", "update")
 """Those of `plan.job.PHASES`, which the help must not import jax for."""
 OVERRIDES = {
+    "rollout_tensor": "mesh.rollout_tensor",
     "micro_batch": "run.micro_batch",
     "remat": "model.remat",
 }
@@ -57,6 +58,9 @@ def add(commands: Commands) -> None:
         metavar="D,F,T",
         help="devices along data, fsdp and tensor; `auto`: all of the topology, over fsdp as far "
         "as the videos of a step allow, the rest over tensor",
+    )
+    command.add_argument(
+        "--rollout-tensor", type=at_least_one, metavar="N", help="short for --mesh.rollout_tensor"
     )
     command.add_argument(
         "--micro-batch", type=at_least_one, metavar="N", help="short for --run.micro_batch"
@@ -149,6 +153,7 @@ def _prepared(args: argparse.Namespace, name: str) -> tuple:
     if args.mesh == "auto":
         config = request.fitted_mesh(config, topology, subject)
     request.require_mesh(config, topology)
+    request.kernels_for(config, topology, subject)
     return config, topology, subject, completion, phases
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.layouts import rollout_mesh
 from vqathinker_jax.models.generate import bucket_length
-from vqathinker_jax.models.lora import add_abstract_adapters
+from vqathinker_jax.models.lora import add_abstract_adapters, is_adapter
 from vqathinker_jax.models.vqathinker import with_attention
-from vqathinker_jax.parallel import named_sharding, platform_of, state_shardings
+from vqathinker_jax.parallel import named_sharding, platform_of, tree_shardings
 from vqathinker_jax.plan.job import Job
-from vqathinker_jax.rl.start import rollout_shardings, with_remat
+from vqathinker_jax.rl.optimizer import OptimizerConfig
+from vqathinker_jax.rl.reference import make_reference
+from vqathinker_jax.rl.start import with_remat
 from vqathinker_jax.rl.trainable import split_trained
-from vqathinker_jax.rl.update import OptimizerConfig, Static, UpdateBatch
+from vqathinker_jax.rl.update import Static, UpdateBatch
 from vqathinker_jax.weights.readers import abstract_model
+
+T = TypeVar("T")
 
 CONTEXT_ID, END_ID, PAD_ID = 2, 1, 0
 """Any ids will do: no program depends on which."""
@@ -35,6 +40,8 @@ class AbstractRun:
 
     config: TrainConfig
     mesh: Mesh
+    """Of updates."""
+    rollout_mesh: Mesh
     trained: nnx.State
     frozen: nnx.State
     opt_state: optax.OptState
@@ -44,6 +51,7 @@ class AbstractRun:
     own_frozen: list[jax.ShapeDtypeStruct]
     """Frozen parameters that the sampler does not share."""
     batch: UpdateBatch
+    """As updates take it, on `mesh`."""
     static: Static
     optimizer: OptimizerConfig
     attention: str
@@ -62,28 +70,33 @@ def abstract_run(job: Job, mesh: Mesh) -> AbstractRun:
     """
     config, cfg = job.config, job.config.model
     platform = platform_of(mesh.devices.flat[0])
-    model_cfg = with_attention(with_remat(job.model, cfg.remat), platform, cfg.dtype, cfg.attention)
+    model_cfg = with_remat(job.model, cfg.remat)
+    model_cfg = with_attention(model_cfg, platform, cfg.dtype, job.attention)
     model = nnx.merge(*abstract_model(model_cfg))
     if cfg.lora is not None:
         add_abstract_adapters(model.decoder, cfg.lora, cfg.param_dtype)
     graphdef, trained, frozen = split_trained(model, cfg.vision, cfg.motion)
-    trained = _placed(trained, mesh, cfg.param_dtype)
-    frozen = _placed(frozen, mesh, job.stored_dtype)
-    sampler = nnx.merge_state(trained, frozen)
-    shardings = state_shardings(sampler, mesh)
-    if mesh.size > 1:
-        shardings = rollout_shardings(sampler, mesh)
-    sampler = jax.tree.map(lambda leaf, s: _like(leaf, s, cfg.dtype), sampler, shardings)
-    has_reference = config.run.mode == "grpo" and config.objective.beta > 0
+    stored = _stored(trained, mesh, job)
+    trained, frozen = _placed(trained, mesh, cfg.param_dtype), _stored(frozen, mesh, job)
+    rollouts = rollout_mesh(mesh, config.mesh.rollout_tensor)
+    sampler = _placed(nnx.merge_state(trained, frozen), rollouts, cfg.dtype)
+    reference = None
+    if config.run.mode == "grpo" and config.objective.beta > 0:
+        kept = jax.eval_shape(
+            lambda state: make_reference(state, cfg.param_dtype, cfg.dtype, "device"), stored
+        )
+        reference = _like(kept, tree_shardings(kept, mesh))
     total = config.optimizer.total_steps or config.optimizer.warmup_steps + 1
     optimizer = dataclasses.replace(config.optimizer, total_steps=total)
+    opt_state = jax.eval_shape(optimizer.make().init, trained)
     return AbstractRun(
         config=config,
         mesh=mesh,
+        rollout_mesh=rollouts,
         trained=trained,
         frozen=frozen,
-        opt_state=_optimizer_state(optimizer, trained, mesh),
-        reference=trained if has_reference else None,
+        opt_state=_like(opt_state, tree_shardings(opt_state, mesh)),
+        reference=reference,
         sampler=sampler,
         own_frozen=_unshared(frozen, sampler),
         batch=_batch(job, mesh),
@@ -117,27 +130,30 @@ def spread(
     return jax.ShapeDtypeStruct(shape, dtype, sharding=named_sharding(mesh, axes, shape))
 
 
-def _like(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype), sharding=sharding)
+def _like(tree: T, shardings: T, dtype: str | None = None) -> T:
+    """The shapes of a tree with layouts, and with another dtype where one is given."""
+
+    def one(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        kept = leaf.dtype if dtype is None else np.dtype(dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=sharding)
+
+    return jax.tree.map(one, tree, shardings)
 
 
 def _placed(state: nnx.State, mesh: Mesh, dtype: str) -> nnx.State:
-    return jax.tree.map(
-        lambda leaf, sharding: _like(leaf, sharding, dtype), state, state_shardings(state, mesh)
-    )
+    return _like(state, tree_shardings(state, mesh), dtype)
 
 
-def _optimizer_state(optimizer: OptimizerConfig, trained: nnx.State, mesh: Mesh) -> Any:
-    """Moments are laid out as the parameters, counters lie on every chip."""
-    state = jax.eval_shape(optimizer.make().init, trained)
+def _stored(state: nnx.State, mesh: Mesh, job: Job) -> nnx.State:
+    """As a run loads it: adapters are made in the dtype that trains, the rest is as stored."""
 
-    def place(node: Any) -> Any:
-        if isinstance(node, nnx.State):
-            shardings = state_shardings(node, mesh)
-            return jax.tree.map(lambda leaf, s: _like(leaf, s, leaf.dtype), node, shardings)
-        return _like(node, NamedSharding(mesh, PartitionSpec()), node.dtype)
+    def one(path: tuple, variable: nnx.Variable) -> nnx.Variable:
+        leaf = variable.get_value()
+        dtype = job.config.model.param_dtype if is_adapter(path) else job.stored_dtype
+        return variable.replace(jax.ShapeDtypeStruct(leaf.shape, np.dtype(dtype)))
 
-    return jax.tree.map(place, state, is_leaf=lambda node: isinstance(node, nnx.State))
+    state = nnx.map_state(one, state)
+    return _like(state, tree_shardings(state, mesh))
 
 
 def _unshared(frozen: nnx.State, sampler: nnx.State) -> list[jax.ShapeDtypeStruct]:

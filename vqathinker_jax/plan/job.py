@@ -30,6 +30,8 @@ class Job:
     """Real tokens."""
     completion: int
     """Tokens of every response, as long as they get."""
+    attention: str
+    """As `model.attention`, or the kernel to compile in place of what it asks for."""
 
     def write(self, folder: Path) -> Path:
         """Writes it to a folder of its own; gives the file to hand to the worker."""

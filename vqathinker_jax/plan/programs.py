@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from vqathinker_jax.inference import encode
 from vqathinker_jax.models.generate import (
@@ -74,8 +75,13 @@ def phases_of(run_mode: str, temporal: bool, beta: float) -> tuple[str, ...]:
     return tuple(found)
 
 
+def mesh_of(run: AbstractRun, phase: str) -> Mesh:
+    """The mesh that must be set while the program of a phase is made and traced."""
+    return run.rollout_mesh if phase in ROLLOUT else run.mesh
+
+
 def make_program(run: AbstractRun, phase: str) -> Program:
-    """The program of a phase; the mesh must be set while it is traced."""
+    """The program of a phase."""
     make = {
         "encode": _encode,
         "perturb": _perturb,
@@ -89,35 +95,35 @@ def make_program(run: AbstractRun, phase: str) -> Program:
 
 def _encode(run: AbstractRun) -> Program:
     return Program(
-        lambda: encode.trace(run.graphdef, run.sampler, run.batch.pixels, run.config.video),
+        lambda: encode.trace(run.graphdef, run.sampler, _pixels(run), run.config.video),
         {**_kept(run), "rollout decoder": bytes_per_chip(run.sampler["decoder"])},
     )
 
 
 def _perturb(run: AbstractRun) -> Program:
     num, video = _perturbed_rows(run), run.config.video
-    frames = spread(run.mesh, (num, video.num_frames), jnp.int32)
+    frames = spread(run.rollout_mesh, (num, video.num_frames), jnp.int32)
+    clean = len(run.batch.pixels)
     return Program(
         lambda: encode_perturbed.trace(
-            run.graphdef, run.sampler, _rows(run, run.batch.pixels, num), _visual(run, num),
-            frames, video,
+            run.graphdef, run.sampler, _pixels(run, num), _visual(run, num), frames, video
         ),
         {
             **_kept(run),
             "rollout decoder": bytes_per_chip(run.sampler["decoder"]),
-            "clean clips": bytes_per_chip((run.batch.pixels, _visual(run, len(run.batch.pixels)))),
+            "clean clips": bytes_per_chip((_pixels(run), _visual(run, clean))),
         },
-    )  # fmt: skip
+    )
 
 
 def _prefill(run: AbstractRun) -> Program:
     rows, repeats = _decoded_rows(run)
     graphdef, params = _decoder(run)
-    lengths = spread(run.mesh, (rows.num,), jnp.int32)
+    lengths = spread(run.rollout_mesh, (rows.num,), jnp.int32)
     return Program(
         lambda: prefill_split.trace(graphdef, params, _embeds(run, rows.num), lengths),
         {**_kept(run), **_encoded(run)},
-        repeats=1 + 1 / rows.num * len(run.batch.pixels) if repeats > 1 else 1.0,
+        repeats=1 + len(run.batch.pixels) / rows.num if repeats > 1 else 1.0,
     )
 
 
@@ -127,11 +133,12 @@ def _decode(run: AbstractRun) -> Program:
     tokens = run.batch.responses.shape[-1]
     sampling = run.config.rollout.sampling(END_ID, PAD_ID, SUPPRESSED_IDS)
     capacity = next(c for c in suffix_capacities(sampling.max_new_tokens) if c >= tokens)
-    lengths = spread(run.mesh, (rows.num,), jnp.int32)
-    prefix = _prefix(run, jax.eval_shape(
-        prefill_split, graphdef, params, _embeds(run, rows.num), lengths
-    ))  # fmt: skip
+    lengths = spread(run.rollout_mesh, (rows.num,), jnp.int32)
+    prefix = _prefix(
+        run, jax.eval_shape(prefill_split, graphdef, params, _embeds(run, rows.num), lengths)
+    )
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows.num))
+    keys = spread(run.rollout_mesh, keys.shape, keys.dtype)
     state = jax.eval_shape(
         lambda params, prefix, keys: start_decode(
             graphdef, params, prefix, keys, rows.samples, capacity, sampling
@@ -162,7 +169,7 @@ def _reference(run: AbstractRun) -> Program:
         {
             "training parameters": bytes_per_chip(run.trained),
             "optimizer": bytes_per_chip(run.opt_state),
-            "next frames": _frames(run),
+            "frames": _frames(run),
         },
         repeats=2.0 if has_old else 1.0,
     )
@@ -170,13 +177,13 @@ def _reference(run: AbstractRun) -> Program:
 
 def _update(run: AbstractRun) -> Program:
     batch, program = run.batch, sft_update
-    resident = {"next frames": _frames(run)}
+    resident = {"frames": _frames(run)}
     if run.config.run.mode == "grpo":
         program = update
         logprobs = spread(run.mesh, batch.responses.shape, jnp.float32)
         if run.reference is not None:
             batch = dataclasses.replace(batch, reference_logprobs=logprobs)
-            resident["reference"] = bytes_per_chip(run.reference)
+            resident["reference"] = _waiting_reference(run)
         if run.config.run.updates_per_rollout > 1:
             batch = dataclasses.replace(batch, old_logprobs=logprobs)
     return Program(
@@ -194,29 +201,38 @@ def _kept(run: AbstractRun) -> dict[str, int]:
         "training parameters": bytes_per_chip(run.trained),
         "optimizer": bytes_per_chip(run.opt_state),
         "frozen parameters": bytes_per_chip(run.own_frozen),
-        "next frames": _frames(run),
+        "frames": _frames(run),
     }
     if run.reference is not None:
-        kept["reference"] = bytes_per_chip(run.reference)
+        kept["reference"] = _waiting_reference(run)
     return kept
+
+
+def _waiting_reference(run: AbstractRun) -> int:
+    """What the reference takes of a chip between its passes."""
+    return 0 if run.config.model.reference_memory == "host" else bytes_per_chip(run.reference)
 
 
 def _encoded(run: AbstractRun) -> dict[str, int]:
     """What a rollout keeps until its responses are there."""
     others = [part for name, part in run.sampler.items() if name != "decoder"]
     num = len(run.batch.pixels)
-    kept = [run.batch.pixels, _visual(run, num)]
+    kept = [_pixels(run), _visual(run, num)]
     if run.config.rollout.temporal:
         rows = _perturbed_rows(run)
         # The perturbed clips, the two repeated inputs they were made from, and both together.
-        kept += [_rows(run, run.batch.pixels, rows), *[_visual(run, rows)] * 2]
+        kept += [_pixels(run, rows), *[_visual(run, rows)] * 2]
         kept += [_visual(run, num), _visual(run, rows)]
     return {"rollout encoders": bytes_per_chip(others), "clips": bytes_per_chip(kept)}
 
 
 def _frames(run: AbstractRun) -> int:
-    """uint8 frames of this batch and of the next."""
-    return 2 * bytes_per_chip(run.batch.pixels) // run.batch.pixels.dtype.itemsize
+    """uint8 frames: of this batch, of the next, and of this one where rollouts take them."""
+    updates, rollouts = (
+        bytes_per_chip(pixels) // pixels.dtype.itemsize
+        for pixels in (run.batch.pixels, _pixels(run))
+    )
+    return 2 * updates + rollouts
 
 
 def _perturbed_rows(run: AbstractRun) -> int:
@@ -239,8 +255,11 @@ def _decoder(run: AbstractRun) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.merge(run.graphdef, run.sampler).decoder)
 
 
-def _rows(run: AbstractRun, like: jax.ShapeDtypeStruct, num: int) -> jax.ShapeDtypeStruct:
-    return spread(run.mesh, (num, *like.shape[1:]), like.dtype)
+def _pixels(run: AbstractRun, num: int | None = None) -> jax.ShapeDtypeStruct:
+    """Of rollouts: of the batch, or so many rows."""
+    pixels = run.batch.pixels
+    rows = len(pixels) if num is None else num
+    return spread(run.rollout_mesh, (rows, *pixels.shape[1:]), pixels.dtype)
 
 
 def _width(run: AbstractRun) -> int:
@@ -250,23 +269,25 @@ def _width(run: AbstractRun) -> int:
 def _visual(run: AbstractRun, num: int) -> jax.ShapeDtypeStruct:
     visual = jax.eval_shape(
         lambda state, pixels: encode(run.graphdef, state, pixels, run.config.video).visual,
-        run.sampler, run.batch.pixels,
+        run.sampler, _pixels(run),
     )  # fmt: skip
-    return spread(run.mesh, (num, *visual.shape[1:]), visual.dtype)
+    return spread(run.rollout_mesh, (num, *visual.shape[1:]), visual.dtype)
 
 
 def _embeds(run: AbstractRun, num: int) -> jax.ShapeDtypeStruct:
     shape = (num, run.batch.prompt_ids.shape[1], _width(run))
-    return spread(run.mesh, shape, run.batch.pixels.dtype)
+    return spread(run.rollout_mesh, shape, run.batch.pixels.dtype)
 
 
 def _prefix(run: AbstractRun, prefix: Prefix) -> Prefix:
     """As `prefill` lays it out."""
     axes = ("layers", "batch", "kv_heads")
     return Prefix(
-        cache=jax.tree.map(lambda a: spread(run.mesh, a.shape, a.dtype, axes), prefix.cache),
-        lengths=spread(run.mesh, prefix.lengths.shape, prefix.lengths.dtype),
-        last_hidden=spread(run.mesh, prefix.last_hidden.shape, prefix.last_hidden.dtype),
+        cache=jax.tree.map(
+            lambda a: spread(run.rollout_mesh, a.shape, a.dtype, axes), prefix.cache
+        ),
+        lengths=spread(run.rollout_mesh, prefix.lengths.shape, prefix.lengths.dtype),
+        last_hidden=spread(run.rollout_mesh, prefix.last_hidden.shape, prefix.last_hidden.dtype),
     )
 
 
@@ -275,11 +296,11 @@ def _decode_state(run: AbstractRun, state: DecodeState) -> DecodeState:
     rows = ("batch", "kv_heads", "samples")
 
     def scalar(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = named_sharding(run.mesh, (), ())
+        sharding = named_sharding(run.rollout_mesh, (), ())
         return jax.ShapeDtypeStruct((), a.dtype, sharding=sharding)
 
     def by_video(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return spread(run.mesh, a.shape, a.dtype)
+        return spread(run.rollout_mesh, a.shape, a.dtype)
 
     return DecodeState(
         step=scalar(state.step),
@@ -287,5 +308,7 @@ def _decode_state(run: AbstractRun, state: DecodeState) -> DecodeState:
         ended=by_video(state.ended),
         last=by_video(state.last),
         generation=jax.tree.map(by_video, state.generation),
-        suffix=jax.tree.map(lambda a: spread(run.mesh, a.shape, a.dtype, rows), state.suffix),
+        suffix=jax.tree.map(
+            lambda a: spread(run.rollout_mesh, a.shape, a.dtype, rows), state.suffix
+        ),
     )

@@ -12,14 +12,15 @@ from vqathinker_jax.config import MeshConfig, TrainConfig
 from vqathinker_jax.data.prompt import build_prompt_text, encode_prompt
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import check_geometry
-from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.models.vqathinker import VQAThinkerConfig, with_attention
 from vqathinker_jax.plan.job import Job
-from vqathinker_jax.plan.topologies import PlanError, Topology
+from vqathinker_jax.plan.topologies import PlanError, Topology, has_cudnn
 from vqathinker_jax.rl.stages import response_bucket
 from vqathinker_jax.rl.vocabulary import small_tokenizer
 from vqathinker_jax.weights.checkpoint import is_checkpoint
 from vqathinker_jax.weights.huggingface import open_layout
 from vqathinker_jax.weights.load import read_any_config
+from vqathinker_jax.weights.readers import abstract_model, count_parameters, parameter_shapes
 from vqathinker_jax.weights.tokenizer import load_tokenizer
 
 PUBLISHED_DTYPE = "bfloat16"
@@ -117,7 +118,8 @@ def estimated_prompt(config: TrainConfig, tokens_per_frame: int) -> int:
 
 def fitted_mesh(config: TrainConfig, topology: Topology, subject: Subject) -> TrainConfig:
     """The configuration on a mesh of all chips: as many over `fsdp` as videos allow, the rest over
-    `tensor`; its micro-batch grows to the chips that groups are spread over.
+    `tensor`; its micro-batch grows to the chips that groups are spread over. The weights that
+    rollouts read are split further where whole copies would not leave room.
 
     Raises:
       PlanError: the heads of the decoder cannot be split over the rest.
@@ -131,21 +133,48 @@ def fitted_mesh(config: TrainConfig, topology: Topology, subject: Subject) -> Tr
             f"--mesh auto: {chips} chips for {videos} videos leave tensor {tensor}, which does not "
             f"divide the decoder's {heads} key/value heads; use more videos or fewer chips"
         )
+    degrees = [n for n in range(tensor, heads + 1) if heads % n == 0 and chips % n == 0]
+    roomy = [n for n in degrees if _leaves_room(n, topology, subject)]
     micro = config.run.micro_batch if config.run.micro_batch % fsdp == 0 else fsdp
     return dataclasses.replace(
         config,
-        mesh=MeshConfig(fsdp=fsdp, tensor=tensor),
+        mesh=MeshConfig(fsdp=fsdp, tensor=tensor, rollout_tensor=(roomy or degrees[-1:])[0]),
         run=dataclasses.replace(config.run, micro_batch=micro),
     )
+
+
+def _leaves_room(degree: int, topology: Topology, subject: Subject) -> bool:
+    """Whether weights split so many ways fill at most half of a chip: decoding has them twice."""
+    memory = topology.chip.memory_bytes
+    weights = 2 * count_parameters(parameter_shapes(abstract_model(subject.model)[1]))
+    return memory is None or 2 * weights / degree <= memory / 2
+
+
+def kernels_for(config: TrainConfig, topology: Topology, subject: Subject) -> tuple[str, str]:
+    """The kernel to compile attention with, as `model.attention`, and what to say about it.
+
+    Raises:
+      PlanError: the one that the configuration wants does not suit the topology.
+    """
+    wanted, dtype = config.model.attention, config.model.dtype
+    try:
+        chosen = with_attention(subject.model, topology.chip.platform, dtype, wanted)
+    except ValueError as error:
+        raise PlanError(f"topology {topology.name}: model.{error}") from None
+    if "cudnn" in (chosen.vision.attention, chosen.decoder.attention) and not has_cudnn():
+        return "xla", (
+            "xla in place of cudnn, which is not installed here (pip install nvidia-cudnn-cu13): "
+            "the run will take less"
+        )
+    return wanted, ""
 
 
 def require_mesh(config: TrainConfig, topology: Topology) -> None:
     """Raises PlanError where the mesh is not made of all chips of the topology."""
     mesh = config.mesh
-    wanted = mesh.data * mesh.fsdp * mesh.tensor
-    if wanted != topology.num_chips:
+    if mesh.size != topology.num_chips:
         raise PlanError(
-            f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} is of {wanted} "
+            f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} is of {mesh.size} "
             f"chips, topology {topology.name} has {topology.num_chips}; give --mesh auto, or "
             f"--mesh.fsdp and --mesh.tensor"
         )
@@ -179,6 +208,7 @@ def make_job(
         stored_dtype=subject.stored_dtype,
         prompt_length=subject.prompt_length,
         completion=completion,
+        attention=kernels_for(config, topology, subject)[0],
     )
 
 

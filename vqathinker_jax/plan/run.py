@@ -9,7 +9,7 @@ from typing import Any
 from vqathinker_jax.config import TrainConfig
 from vqathinker_jax.plan.job import FAILED, FITS, Job, PhaseResult
 from vqathinker_jax.plan.programs import phases_of
-from vqathinker_jax.plan.request import Subject, make_job
+from vqathinker_jax.plan.request import Subject, kernels_for, make_job
 from vqathinker_jax.plan.suggestions import Suggestion, changes_of, suggest
 from vqathinker_jax.plan.topologies import PlanError, Topology
 
@@ -25,6 +25,8 @@ class Plan:
     subject: Subject
     completion: int
     results: tuple[PhaseResult, ...]
+    note: str = ""
+    """About the kernels that were compiled."""
     suggestions: tuple[Suggestion, ...] = ()
 
     @property
@@ -74,6 +76,7 @@ class Plan:
             "prompt_length": self.subject.prompt_length,
             "completion": self.completion,
             "remat": self.config.model.remat,
+            "note": self.note,
             "step_seconds_bound": self.step_seconds,
             "phases": [
                 {**result.to_json(), "seconds_bound": self.seconds(result)}
@@ -126,7 +129,8 @@ def make_plan(
         return result
 
     results = tuple(compile_phase(config, phase) for phase in phases)
-    plan = Plan(topology, config, subject, completion, results)
+    note = kernels_for(config, topology, subject)[1]
+    plan = Plan(topology, config, subject, completion, results, note)
     if plan.fits or not plan.is_compiled or not with_suggestions:
         return plan
 

@@ -65,10 +65,26 @@ def changes_of(config: TrainConfig, num_heads: int) -> list[Change]:
                 model=dataclasses.replace(model, remat="full"),
                 run=micro,
             )
+    degree = 2 * mesh.rollout_degree
+    if run.mode == "grpo" and num_heads % degree == 0 and mesh.size % degree == 0:
+        add(
+            f"--mesh.rollout_tensor {degree}",
+            mesh=dataclasses.replace(mesh, rollout_tensor=degree),
+        )
     if mesh.data > 1:
         add(
             f"--mesh.data 1 --mesh.fsdp {rows}",
             mesh=dataclasses.replace(mesh, data=1, fsdp=rows),
+        )
+    small = {"optimizer": dataclasses.replace(config.optimizer, moment_dtype="bfloat16")}
+    if config.optimizer.moment_dtype != "bfloat16":
+        add("--optimizer.moment_dtype bfloat16", **small)
+    if run.mode == "grpo" and config.objective.beta > 0 and model.reference_memory != "host":
+        host = dataclasses.replace(model, remat="full", reference_memory="host")
+        add(
+            "--optimizer.moment_dtype bfloat16 --model.reference_memory host --model.remat full",
+            model=host,
+            **small,
         )
     if mesh.fsdp % 2 == 0 and num_heads % (2 * mesh.tensor) == 0:
         fsdp, tensor = mesh.fsdp // 2, 2 * mesh.tensor

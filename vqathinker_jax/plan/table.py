@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from vqathinker_jax.plan.job import FAILED, PhaseResult
 from vqathinker_jax.plan.run import GIB, Plan
 
+WIDTH = 100
 HEADS = (
     "phase",
     "arguments",
@@ -46,15 +49,18 @@ def _heading(plan: Plan) -> list[str]:
         samples = f" x {config.rollout.num_generations} responses"
     trains = "LoRA" if config.model.lora is not None else "all of the decoder"
     kernels = sorted({result.attention for result in plan.results if result.attention})
-    return [
+    rollouts = f", rollouts tensor {mesh.rollout_degree}" if run.mode == "grpo" else ""
+    lines = [
         f"{plan.topology.name}: {plan.topology.num_chips} x {chip.name}{memory}, mesh data "
-        f"{mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor}",
+        f"{mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor}{rollouts}",
         f"model: {plan.subject.said}; trains {trains}, remat {config.model.remat}",
         f"{run.mode.upper()}: {run.videos_per_step} videos{samples}, micro-batch "
         f"{run.micro_batch}, prompt {plan.subject.prompt_length} "
         f"({plan.subject.prompt_said}), completion {plan.completion}",
         f"attention (tower decoder): {'; '.join(kernels) or '-'}",
+        plan.note,
     ]
+    return [wrapped for line in lines if line for wrapped in textwrap.wrap(line, WIDTH)]
 
 
 def _row(plan: Plan, result: PhaseResult) -> tuple[str, ...]:

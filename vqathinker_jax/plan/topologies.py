@@ -94,6 +94,11 @@ def require_compiler(topology: Topology) -> None:
         )
 
 
+def has_cudnn() -> bool:
+    """Whether cuDNN is installed, without which programs that call it cannot be compiled."""
+    return not _is_missing("nvidia.cudnn")
+
+
 def _is_missing(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is None

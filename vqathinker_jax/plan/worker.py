@@ -45,15 +45,15 @@ def compile_phase(job: Job) -> PhaseResult:
     from vqathinker_jax.parallel import make_mesh
     from vqathinker_jax.plan.abstract_run import abstract_run
     from vqathinker_jax.plan.flops import count_flops
-    from vqathinker_jax.plan.programs import make_program
+    from vqathinker_jax.plan.programs import make_program, mesh_of
 
     topology, mesh_cfg = parse_topology(job.topology), job.config.mesh
     devices = described_devices(topology)
     mesh = make_mesh(mesh_cfg.data, mesh_cfg.fsdp, mesh_cfg.tensor, devices)
     precise = job.config.model.dtype == "float32"
     precision = jax.default_matmul_precision("highest") if precise else contextlib.nullcontext()
-    with precision, jax.set_mesh(mesh):
-        run = abstract_run(job, mesh)
+    run = abstract_run(job, mesh)
+    with precision, jax.set_mesh(mesh_of(run, job.phase)):
         program = make_program(run, job.phase)
         traced = program.trace()
         result = PhaseResult(
