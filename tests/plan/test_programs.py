@@ -6,13 +6,16 @@ import jax
 import pytest
 
 from tests.plan.plans import write_config
-from tests.small import CONFIG as MODEL
-from tests.small import VIDEO
+from tests.small import CONFIG, VIDEO
 from vqathinker_jax.config import load_config
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.plan.abstract_run import abstract_run, bytes_per_chip
 from vqathinker_jax.plan.job import Job
 from vqathinker_jax.plan.programs import make_program, mesh_of, phases_of
+
+MODEL = dataclasses.replace(
+    CONFIG, vision=dataclasses.replace(CONFIG.vision, num_attention_heads=2)
+)
 
 
 def make_job(tmp_path, phase: str = "update", *overrides: str) -> Job:
