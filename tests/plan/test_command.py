@@ -60,6 +60,7 @@ def test_it_does_not_fit_and_what_would(tmp_path, compiler, capsys):
     printed = capsys.readouterr()
     assert "does not fit: the fullest phase, update, takes 100.0 of 80.0 GiB" in printed.out
     assert "with --model.remat full: fits (50.0 GiB)" in printed.out
+    assert all(len(line) <= 100 for line in printed.out.splitlines())
     assert printed.err == ""
 
 

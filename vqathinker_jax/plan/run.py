@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.plan.chips import GIB
 from vqathinker_jax.plan.job import FAILED, FITS, Job, PhaseResult
 from vqathinker_jax.plan.programs import phases_of
 from vqathinker_jax.plan.request import Subject, kernels_for, make_job
 from vqathinker_jax.plan.suggestions import Suggestion, changes_of, suggest
 from vqathinker_jax.plan.topologies import PlanError, Topology
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
+from vqathinker_jax.plan.chips import GIB
 from vqathinker_jax.plan.job import FAILED, PhaseResult
-from vqathinker_jax.plan.run import GIB, Plan
+from vqathinker_jax.plan.run import Plan
 
 WIDTH = 100
 HEADS = (
@@ -23,7 +24,8 @@ UNITS = ("", "GiB", "GiB", "GiB", "GiB", "", "", "GB", "s")
 LEGEND = """\
 Per chip. arguments: what the phase reads; temporary: its own needs, code and results; others: what
 lies in memory meanwhile; received: from other chips (- where the compiler does not show it);
-bound: seconds at peak rates, a lower bound and no prediction."""
+bound: seconds at peak rates, a lower bound and no prediction. What a driver and connections between
+chips take of the memory is not counted."""
 ALLOCATED_SHARE = 0.75
 """Of a graphics card's memory that jax takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says more."""
 
@@ -36,7 +38,9 @@ def plan_text(plan: Plan) -> str:
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
-    lines += ["", *_verdict(plan)]
+    lines.append("")
+    for line in _verdict(plan):
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
 
 
@@ -115,6 +119,6 @@ def _verdict(plan: Plan) -> list[str]:
     for suggestion in plan.suggestions:
         effect = "fits" if suggestion.fits else "helps, and does not suffice"
         lines.append(
-            f"  with {suggestion.options}: {effect} ({suggestion.total_bytes / GIB:.1f} GiB)"
+            f"with {suggestion.options}: {effect} ({suggestion.total_bytes / GIB:.1f} GiB)"
         )
     return lines
