@@ -87,6 +87,19 @@ def test_every_phase_traces_and_knows_what_lies_beside_it(tmp_path, phase):
     assert (program.loop_trips == 16) == (phase == "decode")
 
 
+def test_decoding_reads_all_weights_but_the_token_table(tmp_path):
+    run = abstract_run(make_job(tmp_path, "decode", "--mesh.fsdp", "1"), make_mesh(fsdp=1))
+    with jax.set_mesh(run.rollout_mesh):
+        program = make_program(run, "decode")
+    decoder, cfg = run.sampler["decoder"], MODEL.decoder
+    # 16 rows of 32 prompt slots, and of half of 16 response slots for each of 2 responses.
+    per_slot = 2 * cfg.num_hidden_layers * cfg.num_key_value_heads * cfg.head_dim * 2
+    cache = 16 * (32 + 2 * 16 // 2) * per_slot
+    small = 16 * (cfg.hidden_size * 2 + 4)
+    weights = bytes_per_chip(decoder) - bytes_per_chip(decoder["embed"])
+    assert program.streamed_bytes == weights + cache + small
+
+
 def test_steps_have_the_phases_that_they_need():
     assert phases_of("sft", True, 0.04) == ("update",)
     assert phases_of("grpo", False, 0.0) == ("encode", "prefill", "decode", "update")

@@ -156,8 +156,8 @@ def _decode(run: AbstractRun) -> Program:
             "prompt embeddings": bytes_per_chip(_embeds(run, rows.num)),
         },
         loop_trips=tokens,
-        # Half of the responses' slots are read on average.
-        streamed_bytes=bytes_per_chip((params, prefix)) + suffix // 2,
+        # Half of the responses' slots are read on average, and of an own token table a few rows.
+        streamed_bytes=bytes_per_chip((params, prefix)) - _unread(params) + suffix // 2,
         repeats=repeats,
     )
 
@@ -253,6 +253,11 @@ def _decoded_rows(run: AbstractRun) -> tuple[Rows, float]:
 
 def _decoder(run: AbstractRun) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.merge(run.graphdef, run.sampler).decoder)
+
+
+def _unread(params: nnx.State) -> int:
+    """Bytes per chip of the token table, unless it is the head as well."""
+    return bytes_per_chip(params["embed"]) if "lm_head" in params else 0
 
 
 def _pixels(run: AbstractRun, num: int | None = None) -> jax.ShapeDtypeStruct:
