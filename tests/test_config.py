@@ -131,6 +131,7 @@ def test_overrides_and_names(minimal):
         (["--model.vision", "frosen"], "model.vision: vision must be one of"),
         (["--model.dtype", "float16"], "model.dtype: dtype must be one of"),
         (["--model.remat", "all"], "model.remat: remat must be one of"),
+        (["--model.attention", "flash"], "model.attention: attention must be one of"),
         (["--run.mode", "dpo"], "run.mode: mode must be one of"),
         (["--run.steps", "0"], "run.steps: steps must be at least 1"),
         (["--run.keep", "0"], "run.keep: keep must be at least 1"),

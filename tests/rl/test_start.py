@@ -1,10 +1,15 @@
 """What a run with adapters starts from, and its sampler."""
 
+import dataclasses
+
 import jax.numpy as jnp
+import pytest
+from flax import nnx
 
 from tests.rl.lora_states import flat
 from vqathinker_jax.parallel import make_mesh
-from vqathinker_jax.rl.start import make_sampler
+from vqathinker_jax.rl.run_state import TrainingError
+from vqathinker_jax.rl.start import load_start, make_sampler
 
 
 def test_the_decoder_is_there_once_and_as_stored(lora_start):
@@ -27,3 +32,21 @@ def test_the_sampler_shares_what_is_frozen_in_the_compute_dtype(lora_start):
         if value.dtype == jnp.bfloat16:
             assert sampler[name].unsafe_buffer_pointer() == value.unsafe_buffer_pointer()
     assert sampler["decoder.layers.attn.q.adapter.b"].dtype == jnp.bfloat16
+
+
+def test_a_kernel_for_other_devices_is_refused_before_the_model_is_split(lora_config, tmp_path):
+    wanted = dataclasses.replace(lora_config.model, attention="splash")
+    config = dataclasses.replace(lora_config, model=wanted)
+    message = "model: attention splash runs on tpu, and the devices are cpu"
+    with pytest.raises(TrainingError, match=message):
+        load_start(config, make_mesh(), (), tmp_path)
+
+
+def test_the_run_has_the_kernels_it_asks_for(lora_config, lora_start, tmp_path):
+    assert lora_start.model.cfg.vision.attention == "head_by_head"
+    wanted = dataclasses.replace(lora_config.model, attention="xla")
+    start = load_start(dataclasses.replace(lora_config, model=wanted), make_mesh(), (), tmp_path)
+    assert start.model.cfg.vision.attention == start.model.cfg.decoder.attention == "xla"
+    graphdef = start.model.graphdef
+    model = nnx.merge(graphdef, start.trained, start.frozen)
+    assert model.vision.cfg.attention == model.decoder.cfg.attention == "xla"

@@ -84,7 +84,7 @@ def make_attend(kernel: str, visibility: Visibility, saved_as: str) -> Attend:
     """
     if kernel == "splash":
         return SplashAttention(visibility, saved_as)
-    made = _cudnn(visibility) if kernel == "cudnn" else _xla(visibility)
+    made = cudnn_attend(visibility) if kernel == "cudnn" else _xla(visibility)
     return lambda q, k, v: checkpoint_name(made(q, k, v), saved_as)
 
 
@@ -94,9 +94,16 @@ def _xla(visibility: Visibility) -> Attend:
     return lambda q, k, v: attend(q, k, v, mask, is_causal=is_causal)
 
 
-def _cudnn(visibility: Visibility, implementation: str = "cudnn") -> Attend:
-    """The kernel takes a mask of the full trailing shape only, and even lengths where there are
-    gradients. Told that nobody sees what is later, it does not compute it, mask or not."""
+def cudnn_attend(visibility: Visibility, implementation: str = "cudnn") -> Attend:
+    """Attention in the form that cuDNN takes.
+
+    It wants a mask of the full trailing shape, and even lengths where there are gradients. Told
+    that nobody sees what is later, it does not compute it, mask or not.
+
+    Args:
+      visibility: what each of the L slots may see.
+      implementation: of `jax.nn.dot_product_attention`; `xla` computes the same elsewhere.
+    """
     length, is_causal = visibility.pattern.length, visibility.pattern.is_causal
     pad = length % 2
     mask = visibility.mask(length + pad) if visibility.needs_mask else None
