@@ -1,13 +1,16 @@
 """A whole run on a mesh, and on another one after a pause, against one device."""
 
 import dataclasses
+import weakref
 
+import jax
 import numpy as np
 import pytest
 
 from tests.rl.test_mesh import CONFIG, VIDEO
 from tests.rl.train_runs import make_config, rows, write_data
 from vqathinker_jax.config import MeshConfig
+from vqathinker_jax.data.dataset import LabelSource
 from vqathinker_jax.rl import train as train_module
 from vqathinker_jax.rl.train import train
 from vqathinker_jax.weights.tiny import make_tiny
@@ -24,20 +27,43 @@ def readable(monkeypatch):
     monkeypatch.setattr(train_module, "read_texts", texts)
 
 
-def test_a_run_is_the_same_on_any_mesh_and_goes_on_on_another(tmp_path, readable):
+@pytest.fixture
+def sampler_is_gone(monkeypatch):
+    """Fails where a rollout's copy of the weights is still there when the reference runs."""
+    copies = []
+    roll_out, with_other_policies = train_module.roll_out, train_module.with_other_policies
+
+    def rolled_out(model, *args, **kwargs):
+        copies[:] = [weakref.ref(leaf) for leaf in jax.tree.leaves(model[1])]
+        return roll_out(model, *args, **kwargs)
+
+    def checked(run, batch):
+        shared = set(map(id, jax.tree.leaves(run.start.frozen)))
+        kept = [leaf() for leaf in copies if leaf() is not None and id(leaf()) not in shared]
+        assert copies and not kept, f"{len(kept)} of {len(copies)} arrays"
+        return with_other_policies(run, batch)
+
+    monkeypatch.setattr(train_module, "roll_out", rolled_out)
+    monkeypatch.setattr(train_module, "with_other_policies", checked)
+
+
+def texts(logged: list[dict]) -> list[list[str]]:
+    return [[response["text"] for response in row["responses"]] for row in logged]
+
+
+def test_a_run_is_the_same_on_any_mesh_and_goes_on_on_another(tmp_path, readable, sampler_is_gone):
     make_tiny(tmp_path / "model", model=CONFIG, video=VIDEO)
     (tmp_path / "clips").mkdir()
     labels = write_data(tmp_path / "clips")
     config = make_config(
         tmp_path / "model",
         labels,
-        model={"vision": "projector", "reference_memory": "host"},
+        data={"validation": LabelSource(str(labels), str(labels.parent), "1-5")},
         run={"videos_per_step": 4, "micro_batch": 4, "checkpoint_every": 1, "validate_every": 2},
         optimizer={"moment_dtype": "bfloat16", "learning_rate": 1e-2},
     )
-    config = dataclasses.replace(
-        config, video=VIDEO, data=dataclasses.replace(config.data, validation=config.data.train)
-    )
+    model = dataclasses.replace(config.model, vision="projector", reference_memory="host")
+    config = dataclasses.replace(config, model=model, video=VIDEO)
 
     def run(steps: int, folder: str, **mesh: int) -> None:
         changed = dataclasses.replace(config.run, steps=steps)
@@ -53,10 +79,7 @@ def test_a_run_is_the_same_on_any_mesh_and_goes_on_on_another(tmp_path, readable
     for a, b in zip(one, many, strict=True):
         for name in a.keys() - {"seconds", "tokens_per_second", "recompiles"}:
             print(name, a[name], b[name])
-    a, b = (
-        {row["id"]: [r["text"] for r in row["responses"]] for row in rows(tmp_path / name / "rollouts.jsonl")}
-        for name in ("one", "many")
-    )
-    assert a == b
+    a, b = (rows(tmp_path / name / "rollouts.jsonl") for name in ("one", "many"))
+    assert texts(a) == texts(b)
     a, b = (rows(tmp_path / name / "validation.jsonl") for name in ("one", "many"))
     print(a, b)
