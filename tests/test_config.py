@@ -136,19 +136,10 @@ def test_overrides_and_names(minimal):
         (["--run.keep", "0"], "run.keep: keep must be at least 1"),
         (["--run.seed", "-1"], "run.seed: seed must be in"),
         (["--mesh.tensor", "0"], "mesh.tensor: tensor must be at least 1"),
+        (["--mesh.rollout_tensor", "3"], "rollout_tensor 3 does not divide the devices, data x"),
         (
-            ["--mesh.rollout_tensor", "3"],
-            "rollout_tensor 3 does not divide the devices, data x fsdp",
-        ),
-        (
-            [
-                "--mesh.data=2",
-                "--mesh.fsdp=2",
-                "--mesh.tensor=2",
-                "--mesh.rollout_tensor=1",
-                "--run.micro_batch=4",
-                "--run.videos_per_step=12",
-            ],  # fmt: skip
+            "--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2 --mesh.rollout_tensor 1 "
+            "--run.micro_batch 4 --run.videos_per_step 12".split(),
             "run.videos_per_step 12 is not a multiple of the 8 copies of the weights",
         ),
         (["--model.reference_memory", "disk"], "model.reference_memory: reference_memory must be"),
