@@ -34,8 +34,7 @@ def make_reference(stored: nnx.State, param_dtype: str, dtype: str, memory: str)
 
 def on_devices(reference: nnx.State) -> nnx.State:
     """The reference ready for a pass; itself where it never left the devices."""
-    device = jax.tree.leaves(reference)[0].sharding.mesh.devices.flat[0]
-    return _moved(reference, device.default_memory().kind)
+    return _moved(reference, jax.local_devices()[0].default_memory().kind)
 
 
 def _moved(state: nnx.State, memory: str) -> nnx.State:

@@ -37,7 +37,6 @@ from vqathinker_jax.rl.run_state import (
     TrainState,
     given_up,
     num_bytes,
-    on_mesh,
 )
 from vqathinker_jax.rl.signals import stopping_on_signals
 from vqathinker_jax.rl.stages import stream_keys, to_host
@@ -99,9 +98,8 @@ class Run:
             micro_batch=config.run.micro_batch,
             max_completion_length=config.rollout.max_completion_length,
         )
-        trained = on_mesh(start.trained, mesh)
-        opt_state = self.optimizer.initial_state(trained, mesh, config.run.seed)
-        self.state = TrainState(trained, opt_state)
+        opt_state = self.optimizer.initial_state(start.trained, mesh, config.run.seed)
+        self.state = TrainState(start.trained, opt_state)
         self.position = RunPosition(start=start.model.fingerprint)
         self.is_stopping = False
         self._is_saved = False

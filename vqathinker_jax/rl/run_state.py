@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vqathinker_jax.data.dataset import StreamState
 from vqathinker_jax.weights.checkpoint import quiet_orbax
-
-T = TypeVar("T")
 
 ARRAYS, FACTS = "arrays", "facts"
 
@@ -183,17 +180,6 @@ def given_up(state: TrainState) -> TrainState:
     for leaf in jax.tree.leaves(state):
         leaf.delete()
     return like
-
-
-def on_mesh(tree: T, mesh: jax.sharding.Mesh) -> T:
-    """Puts what is not yet laid out over the mesh (counters, mostly) on all of its devices."""
-
-    def place(leaf: jax.Array) -> jax.Array:
-        if isinstance(leaf.sharding, NamedSharding):
-            return leaf
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
-
-    return jax.tree.map(place, tree)
 
 
 def _flat(state: TrainState) -> dict[str, jax.Array]:
