@@ -20,10 +20,11 @@ from vqathinker_jax.models.generate import SamplingConfig
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.records import Generation
 from vqathinker_jax.rl.grpo import group_advantages
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rewards import RewardConfig
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
 from vqathinker_jax.rl.run_log import Clock
-from vqathinker_jax.rl.run_state import TrainState, on_mesh
+from vqathinker_jax.rl.run_state import TrainState
 from vqathinker_jax.rl.stages import (
     compute_rewards,
     make_prompts,
@@ -34,7 +35,7 @@ from vqathinker_jax.rl.stages import (
 )
 from vqathinker_jax.rl.start import load_start, make_sampler
 from vqathinker_jax.rl.train import pack
-from vqathinker_jax.rl.update import OptimizerConfig, Static, UpdateBatch, response_logprobs, update
+from vqathinker_jax.rl.update import Static, UpdateBatch, response_logprobs, update
 from vqathinker_jax.spec import VideoSpec
 
 REWARDS = RewardConfig()
@@ -64,10 +65,10 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.mesh = make_mesh()
-        with jax.set_mesh(self.mesh):
-            self.start = load_start(config, self.mesh, (), Path(config.model.path))
-            opt_state = on_mesh(config.optimizer.make().init(self.start.trained), self.mesh)
-        self.state = TrainState(on_mesh(self.start.trained, self.mesh), opt_state)
+        self.start = load_start(config, self.mesh, (), Path(config.model.path))
+        trained = self.start.trained
+        opt_state = config.optimizer.initial_state(trained, self.mesh, config.run.seed)
+        self.state = TrainState(trained, opt_state)
         self.model: LoadedModel = self.start.model
         self.prompts = make_prompts(
             self.model, config.data.prompt_style, config.run.videos_per_step

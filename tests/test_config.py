@@ -21,8 +21,8 @@ from vqathinker_jax.config import (
 from vqathinker_jax.data.dataset import DataConfig, LabelSource
 from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.rl.grpo import AdvantageConfig
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rewards import RewardConfig, draw_partners
-from vqathinker_jax.rl.update import OptimizerConfig
 from vqathinker_jax.spec import INFERENCE, TRAINING
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -137,6 +137,14 @@ def test_overrides_and_names(minimal):
         (["--run.keep", "0"], "run.keep: keep must be at least 1"),
         (["--run.seed", "-1"], "run.seed: seed must be in"),
         (["--mesh.tensor", "0"], "mesh.tensor: tensor must be at least 1"),
+        (["--mesh.rollout_tensor", "3"], "rollout_tensor 3 does not divide the devices, data x"),
+        (
+            "--mesh.data 2 --mesh.fsdp 2 --mesh.tensor 2 --mesh.rollout_tensor 1 "
+            "--run.micro_batch 4 --run.videos_per_step 12".split(),
+            "run.videos_per_step 12 is not a multiple of the 8 copies of the weights",
+        ),
+        (["--model.reference_memory", "disk"], "model.reference_memory: reference_memory must be"),
+        (["--optimizer.moment_dtype", "float16"], "optimizer.moment_dtype: moment_dtype must be"),
         (["--data.train.scale", "1-6"], "data.train.scale: scale must be one of"),
         (["--rollout.num_generations", "1"], "rollout.num_generations: num_generations must be"),
         (["--reward.variant", "papr"], "reward.variant: variant must be one of"),

@@ -11,11 +11,12 @@ from vqathinker_jax.models.attention import WANTED
 from vqathinker_jax.models.lora import LoraConfig
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.rl.grpo import AdvantageConfig
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.responses import SftConfig
 from vqathinker_jax.rl.rewards import RewardConfig
 from vqathinker_jax.rl.rollout import RolloutConfig
 from vqathinker_jax.rl.trainable import MOTION, VISION_PARTS
-from vqathinker_jax.rl.update import ObjectiveConfig, OptimizerConfig
+from vqathinker_jax.rl.update import ObjectiveConfig
 from vqathinker_jax.spec import TRAINING, VIDEO_SPECS, VideoSpec
 from vqathinker_jax.strict_yaml import BEFORE, ConfigError, Settings, flatten, to_yaml
 
@@ -35,6 +36,7 @@ __all__ = [
 MODES = ("grpo", "sft")
 DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "names", "full")
+MEMORIES = ("device", "host")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,10 @@ class ModelConfig:
     attention: str = "auto"
     """Which kernel computes attention over whole sequences: `xla`, `cudnn` (NVIDIA, half
     precision), `splash` (TPU), or `auto`: that of the devices of the run."""
+    reference_memory: str = "device"
+    """Where the reference of the KL penalty waits between its passes: `device`, or `host`, which
+    frees the devices of 2 bytes (4 where it is float32) a trained parameter and costs a copy a
+    step."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.preset is None):
@@ -95,6 +101,7 @@ class ModelConfig:
             ("motion", MOTION),
             ("remat", REMATS),
             ("attention", WANTED),
+            ("reference_memory", MEMORIES),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -169,22 +176,43 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; their product is the number used.
+    """Devices along each axis of the mesh; the product of the first three is the number used.
 
     Raises:
-      ValueError: an axis below 1.
+      ValueError: an axis below 1, or rollouts that cannot share the devices evenly.
     """
 
     data: int = 1
+    """Groups of devices, each with all parameters."""
     fsdp: int = 1
+    """Devices that parameters are split over, and gathered from layer by layer; they share the
+    videos, as those of `data` do."""
     tensor: int = 1
+    """Devices that share the arithmetic of one layer; must divide the heads and their groups."""
+    rollout_tensor: int | None = None
+    """The same in rollouts and validation, where parameters are not split otherwise: all other
+    devices share the videos; None: as `tensor`."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(
-                    f"{field.name} must be at least 1, got {getattr(self, field.name)}"
-                )
+            value = getattr(self, field.name)
+            if value is not None and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, got {value}")
+        if self.size % self.rollout_degree:
+            raise ValueError(
+                f"rollout_tensor {self.rollout_degree} does not divide the devices, data x fsdp x "
+                f"tensor = {self.size}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Devices used."""
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def rollout_degree(self) -> int:
+        """Devices per copy of the weights in rollouts."""
+        return self.tensor if self.rollout_tensor is None else self.rollout_tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +242,13 @@ class TrainConfig:
             raise ValueError(
                 f"run.micro_batch {self.run.micro_batch} is not a multiple of mesh.data x "
                 f"mesh.fsdp = {rows}: a group is never split over devices"
+            )
+        copies = self.mesh.size // self.mesh.rollout_degree
+        if self.run.mode == "grpo" and self.run.videos_per_step % copies:
+            raise ValueError(
+                f"run.videos_per_step {self.run.videos_per_step} is not a multiple of the "
+                f"{copies} copies of the weights that rollouts have on {self.mesh.size} devices "
+                f"with mesh.rollout_tensor {self.mesh.rollout_degree}"
             )
         if self.run.mode == "grpo" and self.model.motion != "frozen":
             raise ValueError("model.motion must be frozen in GRPO: rewards do not train SlowFast")

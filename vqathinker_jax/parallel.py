@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 M = TypeVar("M", bound=nnx.Module)
+T = TypeVar("T")
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -24,6 +25,9 @@ LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "layers": None,
     "embed": "fsdp",
     "vocab": "tensor",
+    # The head keeps all of D and splits the vocabulary over both axes, see `Qwen2.logits`.
+    "head_embed": None,
+    "head_vocab": ("tensor", "fsdp"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "qkv": None,
@@ -42,6 +46,7 @@ LOGICAL_AXES: dict[str, str | tuple[str, ...] | None] = {
     "conv_out": None,
     # activations
     "batch": ("data", "fsdp"),
+    "data_batch": "data",  # rows whose D or vocabulary is split over `fsdp` for a moment
     "frames": None,
     "tokens": None,
     "samples": None,
@@ -56,14 +61,16 @@ def make_mesh(
 
     Args:
       data, fsdp, tensor: devices along each mesh axis.
-      devices: the devices to use; default, the first `data * fsdp * tensor` of this job.
+      devices: the devices to use; default, all of this job, or in a single process the first
+        `data * fsdp * tensor`.
 
     Raises:
       ValueError: the product is not the number of devices given, or exceeds those there are.
     """
     wanted = data * fsdp * tensor
     if devices is None:
-        devices = jax.devices()[:wanted]
+        # A process without a device in the mesh could take part in nothing.
+        devices = jax.devices()[: wanted if jax.process_count() == 1 else None]
     if len(devices) != wanted:
         raise ValueError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {wanted} devices, "
@@ -121,6 +128,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
+def num_shares() -> int:
+    """Parts that the mesh in use splits a batch into; 1 when no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def per_shard(
     f: Callable[..., jax.Array],
     in_axes: Sequence[Sequence[str | None] | None],
@@ -174,16 +187,59 @@ def state_shardings(state: nnx.State, mesh: Mesh) -> nnx.State:
     Raises:
       ValueError: a parameter has no logical axes, or a size that its mesh axes do not divide.
     """
+    return nnx.map_state(lambda path, variable: _sharded(path, variable, mesh), state)
 
-    def one(path: tuple, variable: nnx.Variable) -> nnx.Variable:
-        axes = logical_axes(path, variable)
-        try:
-            sharding = named_sharding(mesh, axes, variable.get_value().shape)
-        except ValueError as error:
-            raise ValueError(f"parameter {'.'.join(map(str, path))}: {error}") from None
-        return variable.replace(sharding)
 
-    return nnx.map_state(one, state)
+def _sharded(path: tuple, variable: nnx.Variable, mesh: Mesh) -> nnx.Variable:
+    axes = logical_axes(path, variable)
+    try:
+        return variable.replace(named_sharding(mesh, axes, variable.get_value().shape))
+    except ValueError as error:
+        raise ValueError(f"parameter {'.'.join(map(str, path))}: {error}") from None
+
+
+def tree_shardings(tree: T, mesh: Mesh) -> T:
+    """A tree like `tree` with a NamedSharding at every leaf, for what is more than parameters.
+
+    Parameters, and what an optimizer keeps of each, go by their logical axes; everything else
+    (counters, keys) is on all devices.
+
+    Raises:
+      ValueError: as `state_shardings`.
+    """
+
+    def one(path: tuple, node: nnx.Variable | jax.Array) -> nnx.Variable | NamedSharding:
+        if isinstance(node, nnx.Variable):
+            return _sharded(_names(path), node, mesh)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(one, tree, is_leaf=_is_variable)
+
+
+def constrain_tree(tree: T) -> T:
+    """Asks the compiler for the layout of `tree_shardings`; the identity when no mesh is set.
+
+    A compiled function without it chooses the layout of its results: gradients summed on every
+    device in full, or norms split that came in whole, for which the next call compiles anew.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+
+    def one(path: tuple, node: nnx.Variable | jax.Array) -> nnx.Variable | jax.Array:
+        if isinstance(node, nnx.Variable):
+            axes = logical_axes(_names(path), node)
+            return node.replace(constrain(node.get_value(), *axes))
+        return constrain(node, *[None] * node.ndim)
+
+    return jax.tree_util.tree_map_with_path(one, tree, is_leaf=_is_variable)
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+
+
+def _is_variable(node: object) -> bool:
+    return isinstance(node, nnx.Variable)
 
 
 def born_sharded(make: Callable[[nnx.Rngs], M], mesh: Mesh, seed: int = 0) -> M:

@@ -237,11 +237,11 @@ def test_no_step_copies_a_response_buffer():
 def test_prompts_of_many_lengths_compile_once_per_bucket():
     decoder = make()
     sampling = dataclasses.replace(GREEDY, max_new_tokens=2)
-    prefills, segments = generate._prefill._cache_size(), generate.decode_segment._cache_size()
+    prefills, segments = generate.prefill_split._cache_size(), generate.decode_segment._cache_size()
     for length in (1, 9, 16, 17, 30):
         embeds, lengths = prompts([length], round_up(length, 16))
         decode(decoder, prefill(decoder, embeds, lengths), None, 1, sampling)
-    assert generate._prefill._cache_size() - prefills == 2
+    assert generate.prefill_split._cache_size() - prefills == 2
     assert generate.decode_segment._cache_size() - segments == 2
 
 

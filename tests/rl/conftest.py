@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,14 @@ def prompts(small_model) -> tuple[np.ndarray, np.ndarray]:
     for row, ids in enumerate(rows):
         padded[row, : len(ids)] = ids
     return padded, lengths
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Programs are compiled without optimisation: what is compiled here runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 from flax import nnx
 
 from tests.rl.lora_states import flat
+from tests.small import CONFIG
+from vqathinker_jax.config import MeshConfig
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.rl.run_state import TrainingError
-from vqathinker_jax.rl.start import load_start, make_sampler
+from vqathinker_jax.rl.start import check_layouts, load_start, make_sampler
 
 
 def test_the_decoder_is_there_once_and_as_stored(lora_start):
@@ -50,3 +52,31 @@ def test_the_run_has_the_kernels_it_asks_for(lora_config, lora_start, tmp_path):
     graphdef = start.model.graphdef
     model = nnx.merge(graphdef, start.trained, start.frozen)
     assert model.vision.cfg.attention == model.decoder.cfg.attention == "xla"
+
+
+@pytest.mark.parametrize(
+    ("mesh", "said"),
+    [
+        # Four heads in two groups.
+        ({"tensor": 4}, "mesh: parameter decoder.layers.attn.k.bias: axis 'kv_heads' of size 2"),
+        ({"fsdp": 4, "rollout_tensor": 4}, "mesh.rollout_tensor 4: parameter decoder.layers.attn"),
+        ({"fsdp": 5}, r"of size 32 cannot be split over mesh axes \('fsdp',\) \(5 devices\)"),
+    ],
+)
+def test_a_model_that_does_not_split_is_refused_before_its_weights_are_read(
+    lora_config, mesh, said
+):
+    config = dataclasses.replace(
+        lora_config,
+        mesh=MeshConfig(**mesh),
+        run=dataclasses.replace(lora_config.run, videos_per_step=20, micro_batch=20),
+    )
+    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    with pytest.raises(TrainingError, match=said):
+        check_layouts(CONFIG, config, make_mesh(*sizes))
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused():
+    said = "mesh data=2 x fsdp=3 x tensor=4 needs 24 devices, there are 8"
+    with pytest.raises(ValueError, match=said):
+        make_mesh(2, 3, 4)

@@ -10,11 +10,11 @@ from flax import nnx
 
 from vqathinker_jax.models.lora import LoraConfig, add_adapters
 from vqathinker_jax.parallel import make_mesh
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.update import (
     ObjectiveConfig,
-    OptimizerConfig,
     Static,
     UpdateBatch,
     response_logprobs,

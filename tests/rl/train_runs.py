@@ -14,7 +14,8 @@ from vqathinker_jax.config import (
     TrainConfig,
 )
 from vqathinker_jax.data.dataset import LabelSource
-from vqathinker_jax.rl.update import ObjectiveConfig, OptimizerConfig
+from vqathinker_jax.rl.optimizer import OptimizerConfig
+from vqathinker_jax.rl.update import ObjectiveConfig
 
 NUM_CLIPS = 5
 

@@ -14,6 +14,7 @@ from vqathinker_jax.cli import (
     demo,
     evaluate,
     make_tiny,
+    plan,
     report,
     score,
     synth,
@@ -21,7 +22,7 @@ from vqathinker_jax.cli import (
 )
 from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Parser, did_you_mean
 
-COMMANDS = (score, app, evaluate, calibrate, demo, train, report, convert, make_tiny, synth)
+COMMANDS = (score, app, evaluate, calibrate, demo, train, plan, report, convert, make_tiny, synth)
 """In the order of the help."""
 
 DESCRIPTION = """\
@@ -41,6 +42,8 @@ Score the quality of videos from 1 (worst) to 5 (best), with reasons, by a visio
                                              a map from its scores to your own
   vqathinker train CONFIG.yaml --output-dir RUN
                                              GRPO or SFT; run the same line again to resume
+  vqathinker plan CONFIG.yaml --topology v5p:2x2x2
+                                             whether that fits a machine: compiled, not guessed
   vqathinker report RUN                      the curves of a run as one HTML file
 """
 

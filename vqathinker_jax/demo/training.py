@@ -19,9 +19,10 @@ from vqathinker_jax.config import (
 )
 from vqathinker_jax.data.dataset import LabelSource
 from vqathinker_jax.demo.folder import DemoError, DemoFolder
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rewards import RewardWeights
 from vqathinker_jax.rl.train import train
-from vqathinker_jax.rl.update import ObjectiveConfig, OptimizerConfig
+from vqathinker_jax.rl.update import ObjectiveConfig
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.synthetic.clips import Recipe
 from vqathinker_jax.synthetic.collection import synthesize

@@ -122,11 +122,14 @@ def prefill(decoder: Qwen2, embeds: Float[Array, "N P D"], lengths: Int[Array, "
       ValueError: P exceeds `max_position_embeddings`.
     """
     graphdef, params = nnx.split(decoder)
-    return _prefill(graphdef, params, embeds, lengths)
+    return prefill_split(graphdef, params, embeds, lengths)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prefill(graphdef: nnx.GraphDef, params: nnx.State, embeds: Array, lengths: Array) -> Prefix:
+def prefill_split(
+    graphdef: nnx.GraphDef, params: nnx.State, embeds: Array, lengths: Array
+) -> Prefix:
+    """`prefill` of a decoder that is split already: the program that it compiles."""
     decoder = nnx.merge(graphdef, params)
     n, p, _ = embeds.shape
     positions = jnp.broadcast_to(jnp.arange(p, dtype=jnp.int32), (n, p))
@@ -134,6 +137,7 @@ def _prefill(graphdef: nnx.GraphDef, params: nnx.State, embeds: Array, lengths: 
     hidden, cache = decoder.prefill(embeds, positions, None)
     cache = jax.tree.map(lambda a: constrain(a, "layers", "batch", "kv_heads", None, None), cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    last = constrain(last, "batch", None)
     return Prefix(cache=cache, lengths=lengths.astype(jnp.int32), last_hidden=last)
 
 
@@ -330,18 +334,17 @@ def _record(
     def write(buffer: Array, column: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(buffer, column[..., None], state.step, axis=2)
 
-    return DecodeState(
-        step=state.step + 1,
-        is_done=ended.all(),
-        ended=ended,
-        last=chosen,
-        generation=Generation(
-            tokens=write(old.tokens, chosen),
-            lengths=old.lengths + (~state.ended).astype(jnp.int32),
-            logprobs=write(old.logprobs, logprob),
-        ),
-        suffix=state.suffix,
+    generation = Generation(
+        tokens=write(old.tokens, chosen),
+        lengths=old.lengths + (~state.ended).astype(jnp.int32),
+        logprobs=write(old.logprobs, logprob),
     )
+    # Said at every token, so that one layout goes in and out of every segment: another would be
+    # another program.
+    by_video = jax.tree.map(
+        lambda a: constrain(a, "batch", *[None] * (a.ndim - 1)), (ended, chosen, generation)
+    )
+    return DecodeState(state.step + 1, ended.all(), *by_video, suffix=state.suffix)
 
 
 def choose_tokens(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vqathinker_jax.models.qwen2 import Qwen2
+from vqathinker_jax.parallel import constrain
 
 
 def sequence_logprobs(
@@ -59,7 +60,8 @@ def _chunked(decoder, hidden, targets, chunk, *, with_entropy: bool):
             logprobs = logits - normaliser[..., None]
             probability = jnp.exp(logprobs)
             entropy = -(probability * jnp.where(probability > 0, logprobs, 0.0)).sum(-1)
-        return picked - normaliser, entropy
+        # The rows met the head on all devices that share it; each goes back to its own.
+        return jax.tree.map(lambda a: constrain(a, "batch", None), (picked - normaliser, entropy))
 
     def step(_, inputs):
         return None, body(*inputs)

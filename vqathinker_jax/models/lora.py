@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -83,35 +84,64 @@ def add_adapters(decoder: Qwen2, lora: LoraConfig, dtype: str, seed: int, mesh: 
       seed: root; every layer's draw depends on it and on the layer's name alone.
       mesh: where they go, laid out as the kernels that they adapt.
     """
+
+    def put(value: np.ndarray, axes: tuple[str, ...]) -> jax.Array:
+        value = value.astype(dtype)
+        sharding = named_sharding(mesh, axes, value.shape)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    for name, layer in _targets(decoder, lora):
+        shapes = _Shapes.beside(layer, lora.rank)
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        bound = 1 / math.sqrt(math.prod(shapes.a[1:-1]))
+        a = bound * (2 * rng.random(shapes.a, np.float32) - 1)
+        b = np.zeros(shapes.b, np.float32)
+        layer.adapter = shapes.adapter(put(a, shapes.a_axes), put(b, shapes.b_axes), lora.scale)
+
+
+def add_abstract_adapters(decoder: Qwen2, lora: LoraConfig, dtype: str) -> None:
+    """As `add_adapters`, of a decoder without values: shapes and dtypes alone."""
+    for _, layer in _targets(decoder, lora):
+        shapes = _Shapes.beside(layer, lora.rank)
+        a, b = (jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for shape in (shapes.a, shapes.b))
+        layer.adapter = shapes.adapter(a, b, lora.scale)
+
+
+def _targets(decoder: Qwen2, lora: LoraConfig) -> Iterator[tuple[str, Linear]]:
     for name in lora.targets:
         block, part = TARGETS[name]
-        layer: Linear = getattr(getattr(decoder.layers, block), part)
-        layer.adapter = _make_adapter(layer, name, lora, dtype, seed, mesh)
+        yield name, getattr(getattr(decoder.layers, block), part)
 
 
-def _make_adapter(
-    layer: Linear, name: str, lora: LoraConfig, dtype: str, seed: int, mesh: Mesh
-) -> LowRank:
-    shape, axes = layer.kernel.shape, layer.kernel.get_metadata()["logical_axes"]
-    end = 1 + layer.num_in  # after the axis of the stacked layers
-    ins, outs = shape[1:end], shape[end:]
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    bound = 1 / math.sqrt(math.prod(ins))
-    a = bound * (2 * rng.random((*shape[:end], lora.rank), np.float32) - 1)
-    b = np.zeros((shape[0], lora.rank, *outs), np.float32)
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+    """Of the two parameters of one layer's adapter, the axis of the stacked layers first."""
 
-    def put(value: np.ndarray, logical_axes: tuple[str, ...]) -> nnx.Param:
-        value = value.astype(dtype)
-        sharding = named_sharding(mesh, logical_axes, value.shape)
-        placed = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-        return nnx.Param(placed, logical_axes=logical_axes)
+    a: tuple[int, ...]
+    a_axes: tuple[str, ...]
+    b: tuple[int, ...]
+    b_axes: tuple[str, ...]
+    num_in: int
 
-    return LowRank(
-        put(a, (*axes[:end], "rank")),
-        put(b, (axes[0], "rank", *axes[end:])),
-        num_in=layer.num_in,
-        scale=lora.scale,
-    )
+    @staticmethod
+    def beside(layer: Linear, rank: int) -> _Shapes:
+        shape, axes = layer.kernel.shape, layer.kernel.get_metadata()["logical_axes"]
+        end = 1 + layer.num_in
+        return _Shapes(
+            a=(*shape[:end], rank),
+            a_axes=(*axes[:end], "rank"),
+            b=(shape[0], rank, *shape[end:]),
+            b_axes=(axes[0], "rank", *axes[end:]),
+            num_in=layer.num_in,
+        )
+
+    def adapter(self, a: jax.Array, b: jax.Array, scale: float) -> LowRank:
+        return LowRank(
+            nnx.Param(a, logical_axes=self.a_axes),
+            nnx.Param(b, logical_axes=self.b_axes),
+            num_in=self.num_in,
+            scale=scale,
+        )
 
 
 def has_adapters(decoder: Qwen2) -> bool:

@@ -332,8 +332,8 @@ class Qwen2(nnx.Module):
             self.lm_head = Linear(
                 (cfg.hidden_size,),
                 (cfg.padded_vocab_size,),
-                in_axes=("embed",),
-                out_axes=("vocab",),
+                in_axes=("head_embed",),
+                out_axes=("head_vocab",),
                 use_bias=False,
                 param_dtype=param_dtype,
                 rngs=rngs,
@@ -350,7 +350,12 @@ class Qwen2(nnx.Module):
 
     def embed_tokens(self, ids: Int[Array, "..."], dtype: DTypeLike) -> Float[Array, "... D"]:
         """Rows of the token table in the compute dtype."""
-        return self.embed(ids, dtype)
+        # Every device along `fsdp` looks up its part of D for all of their rows, which are then
+        # exchanged: less than gathering the table, and its gradient stays split.
+        others = [None] * (ids.ndim - 1)
+        rows = self.embed(constrain(ids, "data_batch", *others), dtype)
+        rows = constrain(rows, "data_batch", *others, "embed")
+        return constrain(rows, "batch", *others, None)
 
     def __call__(
         self,
@@ -472,7 +477,14 @@ class Qwen2(nnx.Module):
         ]
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V_padded"]:
-        """Float32 logits; the columns that only pad the vocabulary are -inf and never win."""
+        """Float32 logits; the columns that only pad the vocabulary are -inf and never win.
+
+        On a mesh the rows of all devices along `fsdp` meet the part of the vocabulary that each
+        device holds. A head that is gathered instead, and its summed gradient, are a gigabyte each
+        and as much traffic for every chunk of rows; the rows are some megabytes.
+        """
+        row_axes = ("data_batch", *[None] * (hidden.ndim - 2))
+        hidden = constrain(hidden, *row_axes, None)
         if self.lm_head is None:
             table, axis = self.embed.embedding[...], 1
         else:
@@ -483,6 +495,7 @@ class Qwen2(nnx.Module):
             (((hidden.ndim - 1,), (axis,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
+        logits = constrain(logits, *row_axes, "head_vocab")
         is_token = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
         return jnp.where(is_token, logits, -jnp.inf)
 

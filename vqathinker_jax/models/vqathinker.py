@@ -113,7 +113,9 @@ class VQAThinker(nnx.Module):
         grid = side // self.cfg.vision.patch_size
         features = features.reshape(num * count, grid, grid, -1)
         features = pixel_shuffle(features, self.cfg.shuffle_factor, self.cfg.ps_version)
-        tokens = self.projector(features)
+        # No layout passes the barrier in the shuffle by itself.
+        features = constrain(features, "batch", "tokens", None)
+        tokens = constrain(self.projector(features), "batch", "tokens", None)
         return tokens.reshape(num, count, *tokens.shape[1:])
 
     def motion_feature(

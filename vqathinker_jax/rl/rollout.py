@@ -12,11 +12,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from vqathinker_jax.data.perturb import VARIANTS, perturbation_indices
 from vqathinker_jax.inference import EncodedVideos, encode, splice
 from vqathinker_jax.models.generate import SamplingConfig, decode, prefill
+from vqathinker_jax.parallel import num_shares
 from vqathinker_jax.records import Generation
 from vqathinker_jax.spec import VideoSpec
 
@@ -102,13 +103,14 @@ def encode_perturbed(
     """
     model = nnx.merge(graphdef, state)
     num, _, side = pixels.shape[:3]
-    blank_pixels = jnp.zeros((1, 1, side, side, 3), pixels.dtype)
-    blank = jnp.broadcast_to(model.visual_tokens(blank_pixels), (num, 1, *visual.shape[2:]))
+    # One blank image per share of the batch: each device encodes its own, none waits for another.
+    blank_pixels = jnp.zeros((num_shares(), 1, side, side, 3), pixels.dtype)
+    blank = _repeat_rows(model.visual_tokens(blank_pixels), num // len(blank_pixels))
+    blank_pixels = _repeat_rows(blank_pixels, num // len(blank_pixels))
     num_frames = video.num_frames
     shown = jnp.where(frames < 0, num_frames, frames)
 
     def gather(clip: Array, blank: Array) -> Array:
-        blank = jnp.broadcast_to(blank, (num, *blank.shape[1:]))
         clip = jnp.concatenate([clip[:, :num_frames], blank], axis=1)
         return jnp.take_along_axis(
             clip, shown.reshape(*shown.shape, *[1] * (clip.ndim - 2)), axis=1
@@ -163,19 +165,21 @@ def roll_out(
     draw_keys = _fold_samples(draw_keys, per_video)
     frames = perturbation_indices(draw_keys, video.num_frames, cfg.perturbation_variant)
     repeated = jax.tree.map(
-        lambda a: jnp.repeat(a, per_video, axis=0), (pixels, clean.visual, input_ids, lengths)
+        lambda a: _repeat_rows(a, per_video), (pixels, clean.visual, input_ids, lengths)
     )
     perturbed = encode_perturbed(graphdef, state, *repeated[:2], frames, video)
     if cfg.perturb_per == "video":
-        # One loop for both: decoding streams the weights, so more rows are nearly free.
-        both = (
-            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), clean, perturbed),
-            *(jnp.concatenate([a, a]) for a in (input_ids, lengths)),
-            jnp.concatenate([clean_keys, perturbed_keys]),
+        # One loop for both: decoding streams the weights, so more rows are nearly free. A video
+        # and its perturbed clip stand side by side, so that both stay on that video's devices.
+        both = jax.tree.map(
+            lambda a, b: jnp.stack([a, b], axis=1).reshape(2 * num, *a.shape[1:]),
+            (clean, input_ids, lengths, clean_keys),
+            (perturbed, input_ids, lengths, perturbed_keys),
         )
         generation = respond(*both, k)
         halves = [
-            jax.tree.map(lambda a, i=i: a[i * num : (i + 1) * num], generation) for i in (0, 1)
+            jax.tree.map(lambda a, i=i: a.reshape(num, 2, *a.shape[1:])[:, i], generation)
+            for i in (0, 1)
         ]
         return Rollout(*halves, frames)
     other = respond(perturbed, *repeated[2:], _fold_samples(perturbed_keys, k), 1)
@@ -184,6 +188,11 @@ def roll_out(
         jax.tree.map(lambda a: a.reshape(num, k, *a.shape[2:]), other),
         frames.reshape(num, k, -1),
     )
+
+
+def _repeat_rows(a: Shaped[Array, "N ..."], num: int) -> Shaped[Array, "M ..."]:
+    """Every row `num` times, one copy after the other, on the devices of that row."""
+    return jnp.broadcast_to(a[:, None], (len(a), num, *a.shape[1:])).reshape(-1, *a.shape[1:])
 
 
 def _fold_samples(keys: Key[Array, "N"], num: int) -> Key[Array, "M"]:

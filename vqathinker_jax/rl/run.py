@@ -23,9 +23,11 @@ from vqathinker_jax.config import TrainConfig
 from vqathinker_jax.data.dataset import StreamState, VideoBatch, VideoStream, prefetch_to_device
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.layouts import rollout_mesh
 from vqathinker_jax.parallel import make_mesh, partition_spec
 from vqathinker_jax.rl.attempts import attempt_row, count
 from vqathinker_jax.rl.export import export, export_adapter
+from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_log import Clock, ProgressLine, RunLogs, parameter_table
 from vqathinker_jax.rl.run_state import (
@@ -33,14 +35,14 @@ from vqathinker_jax.rl.run_state import (
     RunPosition,
     TrainingError,
     TrainState,
+    given_up,
     num_bytes,
-    on_mesh,
 )
 from vqathinker_jax.rl.signals import stopping_on_signals
 from vqathinker_jax.rl.stages import stream_keys, to_host
 from vqathinker_jax.rl.start import Start, load_start, make_sampler
 from vqathinker_jax.rl.step_profile import StepProfile
-from vqathinker_jax.rl.update import OptimizerConfig, Static
+from vqathinker_jax.rl.update import Static
 from vqathinker_jax.rl.validation import merit, shown, validate
 
 
@@ -81,6 +83,7 @@ class Run:
         self.videos = videos
         self.validation = validation
         self.mesh = mesh
+        self.rollout_mesh = rollout_mesh(mesh, config.mesh.rollout_tensor)
         self.checkpoints = checkpoints
         self.profile = profile
         self.model: LoadedModel = start.model
@@ -95,9 +98,8 @@ class Run:
             micro_batch=config.run.micro_batch,
             max_completion_length=config.rollout.max_completion_length,
         )
-        with jax.set_mesh(mesh):
-            opt_state = on_mesh(self.optimizer.make().init(start.trained), mesh)
-        self.state = TrainState(on_mesh(start.trained, mesh), opt_state)
+        opt_state = self.optimizer.initial_state(start.trained, mesh, config.run.seed)
+        self.state = TrainState(start.trained, opt_state)
         self.position = RunPosition(start=start.model.fingerprint)
         self.is_stopping = False
         self._is_saved = False
@@ -172,7 +174,8 @@ class Run:
 
     def sampler(self) -> tuple[nnx.GraphDef, nnx.State]:
         """The present model in the layout of rollouts."""
-        return make_sampler(self.start, self.state.trained, self.mesh, self.model.dtype)
+        trained = self.state.trained
+        return make_sampler(self.start, trained, self.rollout_mesh, self.model.dtype)
 
     def learning_rate(self, step: int) -> float:
         """Of the first update of a step."""
@@ -263,9 +266,11 @@ class Run:
 
     def _validate(self) -> float:
         """Writes the row of a validation; gives its merit, NaN where there is none."""
-        model = dataclasses.replace(self.model, state=self.sampler()[1])
         self.progress.status(f"validating with {len(self.validation)} videos")
-        row = validate(model, self.validation, self.config)
+        with jax.set_mesh(self.rollout_mesh):
+            state = self.sampler()[1]
+            model = dataclasses.replace(self.model, state=state, mesh=self.rollout_mesh)
+            row = validate(model, self.validation, self.config)
         self._logs.write_validation({"step": self.position.step, **row})
         words = f", words F1 {shown(row['words_f1'])}" if "words_f1" in row else ""
         self.progress.say(
@@ -280,7 +285,7 @@ class Run:
         latest = self.checkpoints.latest_step()
         if latest is None:
             return
-        self.state, position = self.checkpoints.restore(self.state, latest)
+        self.state, position = self.checkpoints.restore(given_up(self.state), latest)
         if position.start != self.position.start:
             raise TrainingError(
                 f"{self.folder}: was started from another model than what {self.model.name} holds "
@@ -312,7 +317,7 @@ class Run:
         best = self.checkpoints.best_step()
         trained, which = self.state.trained, f"step {step}"
         if best is not None and best != step:
-            trained = self.checkpoints.restore(self.state, best)[0].trained
+            trained = self.checkpoints.restore(given_up(self.state), best)[0].trained
             which = f"step {best}, the best of the validations"
         adapter = self.folder / "adapter"
         if self._is_writer:
@@ -383,7 +388,8 @@ def _print_start(
     config: TrainConfig, start: Start, num_videos: int, num_steps: int, mesh: Mesh
 ) -> None:
     what = f"{config.run.mode.upper()} of {start.model.name} (its label: {start.model.kind})"
-    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    used = "" if mesh.size == jax.device_count() else f" of {jax.device_count()}"
+    device = f"{mesh.size}{used} x {mesh.devices.flat[0].device_kind}"
     steps = f"{num_steps} steps of {config.run.videos_per_step} videos"
     table = parameter_table(_counts(start.trained), _counts(start.frozen))
     lines = [what, f"{num_videos} training videos, {steps}, {device}", table]

@@ -32,6 +32,8 @@ ANY_TIME = frozenset(
         "mesh.data",
         "mesh.fsdp",
         "mesh.tensor",
+        "mesh.rollout_tensor",
+        "model.reference_memory",
     }
 )
 """Settings that a resumed run may change: they do not enter its numbers, or, for the mesh, only the

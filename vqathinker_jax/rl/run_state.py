@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vqathinker_jax.data.dataset import StreamState
 from vqathinker_jax.weights.checkpoint import quiet_orbax
-
-T = TypeVar("T")
 
 ARRAYS, FACTS = "arrays", "facts"
 
@@ -119,12 +116,16 @@ class RunCheckpoints:
     def restore(self, like: TrainState, step: int) -> tuple[TrainState, RunPosition]:
         """A checkpoint, its arrays laid out as those of `like`.
 
+        Args:
+          like: arrays, or their `ShapeDtypeStruct`s with shardings.
+          step: of the checkpoint.
+
         Raises:
           TrainingError: it does not fit `like`, or is damaged.
         """
         import orbax.checkpoint as ocp
 
-        target = {name: _abstract(leaf) for name, leaf in _flat(like).items()}
+        target = _flat(jax.tree.map(_abstract, like))
         try:
             with quiet_orbax():
                 restored = self._manager.restore(
@@ -170,15 +171,15 @@ def num_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def on_mesh(tree: T, mesh: jax.sharding.Mesh) -> T:
-    """Puts what is not yet laid out over the mesh (counters, mostly) on all of its devices."""
+def given_up(state: TrainState) -> TrainState:
+    """What a state looked like whose arrays are freed here, whoever else refers to them.
 
-    def place(leaf: jax.Array) -> jax.Array:
-        if isinstance(leaf.sharding, NamedSharding):
-            return leaf
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
-
-    return jax.tree.map(place, tree)
+    Beside what a checkpoint brings, they would be parameters and moments a second time.
+    """
+    like = jax.tree.map(_abstract, state)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    return like
 
 
 def _flat(state: TrainState) -> dict[str, jax.Array]:

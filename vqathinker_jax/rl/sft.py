@@ -14,15 +14,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel, normalize
+from vqathinker_jax.layouts import place_batch
+from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
 from vqathinker_jax.rl.responses import SftConfig, response_text
 from vqathinker_jax.rl.run import Run, Step
 from vqathinker_jax.rl.run_state import TrainState
 from vqathinker_jax.rl.stages import make_prompts, no_implicit_transfers, response_bucket
 from vqathinker_jax.rl.update import (
-    OptimizerConfig,
     Static,
     UpdateBatch,
-    apply_gradients,
     micro_batches,
     policy_logprobs,
     summed_gradients,
@@ -170,6 +170,7 @@ def train_sft(run: Run) -> None:
             response_mask=mask[:, None],
             advantages=jnp.zeros((num_videos, 1), jnp.float32),
         )
+        batch = place_batch(batch, run.mesh)
         with step.clock.phase("update"), no_implicit_transfers():
             run.state, metrics = sft_update(
                 run.state.trained, run.start.frozen, run.state.opt_state, batch, run.static,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 from transformers import PreTrainedTokenizerBase
 
@@ -21,11 +21,13 @@ from vqathinker_jax.data.dataset import VideoStream
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.data.prompt import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, TURN_END
 from vqathinker_jax.inference import LoadedModel
+from vqathinker_jax.layouts import place_state, rollout_mesh
 from vqathinker_jax.models.lora import add_adapters
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig, with_attention
 from vqathinker_jax.parallel import platform_of, state_shardings
+from vqathinker_jax.rl.reference import make_reference
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.vocabulary import small_tokenizer
@@ -33,7 +35,7 @@ from vqathinker_jax.rl.whitening import NUM_CLIPS, whiten_once
 from vqathinker_jax.weights.config_json import FolderConfig, trained_kind
 from vqathinker_jax.weights.huggingface import LoadedFolder, resolve_model
 from vqathinker_jax.weights.initial import InitialSource
-from vqathinker_jax.weights.load import folder_fingerprint, load_any
+from vqathinker_jax.weights.load import folder_fingerprint, load_any, read_any_config
 from vqathinker_jax.weights.mapping import make_table
 from vqathinker_jax.weights.readers import abstract_model, fill_model, parameter_shapes
 from vqathinker_jax.weights.tokenizer import load_tokenizer
@@ -52,8 +54,9 @@ class Start:
     frozen: nnx.State
     """As stored in the folder."""
     reference: nnx.State | None
-    """The trained parameters as they were at the start; None without KL. Of a decoder with
-    adapters these alone, with B = 0 that makes them the base model: it is there only once."""
+    """The trained parameters as they were at the start (`rl/reference.py`), perhaps in host memory;
+    None without KL. Of a decoder with adapters these alone, with B = 0 that makes them the base
+    model: it is there only once."""
     folder: FolderConfig
     counters: dict[str, np.ndarray]
     source_files: Path
@@ -78,6 +81,7 @@ def load_start(
     cfg = config.model
     if cfg.path is not None:
         folder = resolve_model(cfg.path)
+        check_layouts(read_any_config(folder).model, config, mesh)
         pyth = None if cfg.slowfast is None else Path(cfg.slowfast)
         loaded = load_any(folder, mesh=mesh, seed=config.run.seed, slowfast_pyth=pyth)
         fingerprint = folder_fingerprint(folder)
@@ -85,7 +89,9 @@ def load_start(
     else:
         folder = small_tokenizer(run_dir) if cfg.tokenizer is None else Path(cfg.tokenizer)
         tokenizer = load_tokenizer(folder)
-        loaded = random_start(cfg, folder, len(tokenizer), config.run.seed, mesh)
+        model_cfg = preset_config(cfg.preset, len(tokenizer))
+        check_layouts(model_cfg, config, mesh)
+        loaded = random_start(cfg, model_cfg, folder, config.run.seed, mesh)
         fingerprint = f"{cfg.preset} from seed {config.run.seed}"
     model_cfg = with_remat(loaded.config.model, cfg.remat)
     platform = platform_of(mesh.devices.flat[0])
@@ -105,27 +111,53 @@ def load_start(
     if cfg.lora is not None:
         add_adapters(model.decoder, cfg.lora, cfg.param_dtype, config.run.seed, mesh)
     graphdef, stored, frozen = split_trained(model, cfg.vision, cfg.motion)
-    has_reference = config.run.mode == "grpo" and config.objective.beta > 0
+    reference = None
+    if config.run.mode == "grpo" and config.objective.beta > 0:
+        reference = make_reference(stored, cfg.param_dtype, cfg.dtype, cfg.reference_memory)
     return Start(
         model=_described(graphdef, model_cfg, config, tokenizer, loaded.config.kind, fingerprint),
         trained=copied(stored, cfg.param_dtype),
         frozen=frozen,
-        reference=copied(stored, cfg.param_dtype) if has_reference else None,
+        reference=reference,
         folder=loaded.config,
         counters=loaded.counters,
         source_files=loaded.source_files,
     )
 
 
+def check_layouts(cfg: VQAThinkerConfig, config: TrainConfig, mesh: Mesh) -> None:
+    """Refuses a model that either layout of a run cannot split, before its weights are read.
+
+    Raises:
+      TrainingError: naming the parameter, the size of its axis and the devices.
+    """
+    state = abstract_model(cfg)[1]
+    degree = config.mesh.rollout_degree
+    for name, layout in (
+        ("mesh", mesh),
+        (f"mesh.rollout_tensor {degree}", rollout_mesh(mesh, degree)),
+    ):
+        try:
+            state_shardings(state, layout)
+        except ValueError as error:
+            raise TrainingError(f"{name}: {error}") from None
+
+
+def preset_config(preset: str, vocab_size: int) -> VQAThinkerConfig:
+    """The architecture of a preset with another vocabulary."""
+    cfg = PRESETS[preset]
+    return dataclasses.replace(cfg, decoder=dataclasses.replace(cfg.decoder, vocab_size=vocab_size))
+
+
 def random_start(
-    cfg: ModelConfig, tokenizer_folder: Path, vocab_size: int, seed: int, mesh: Mesh
+    cfg: ModelConfig, model_cfg: VQAThinkerConfig, tokenizer_folder: Path, seed: int, mesh: Mesh
 ) -> LoadedFolder:
     """A model of a preset's architecture with random weights.
 
     Args:
       cfg: names the preset.
+      model_cfg: the preset with the vocabulary of the tokenizer.
       tokenizer_folder: its files go into the model that the run leaves.
-      vocab_size: of that tokenizer.
       seed: root of the weights.
       mesh: where they go.
 
@@ -134,9 +166,6 @@ def random_start(
     """
     if cfg.slowfast is not None:
         raise TrainingError("model.slowfast goes with model.path, not with a preset")
-    preset = PRESETS[cfg.preset]
-    decoder = dataclasses.replace(preset.decoder, vocab_size=vocab_size)
-    model_cfg = dataclasses.replace(preset, decoder=decoder)
     graphdef, state = abstract_model(model_cfg)
     source = InitialSource(parameter_shapes(state), seed)
     names = make_table(model_cfg, "official").counters
@@ -175,40 +204,34 @@ def copied(state: nnx.State, dtype: str) -> nnx.State:
 def make_sampler(
     start: Start, trained: nnx.State, mesh: Mesh, dtype: str
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The model in the layout of rollouts: compute dtype, nothing split over `fsdp`.
+    """The model in the layout of rollouts: compute dtype, split over `tensor` alone.
 
-    What is frozen and has that dtype and layout already is not copied.
+    What is frozen and has that dtype and layout already is not copied. Everything else is cast
+    where it lies and then moved once, in the compute dtype. Nothing keeps the copy: it goes with
+    the last reference to what is returned.
 
     Args:
       start: the run's start, for structure and frozen parameters.
       trained: the present parameters.
-      mesh: of the run.
+      mesh: of rollouts.
       dtype: compute dtype.
     """
-    return start.model.graphdef, _cast(trained, start.frozen, mesh, dtype)
+    return start.model.graphdef, place_state(_cast(trained, start.frozen, dtype), mesh)
 
 
-def _cast(trained: nnx.State, frozen: nnx.State, mesh: Mesh, dtype: str) -> nnx.State:
+def _cast(trained: nnx.State, frozen: nnx.State, dtype: str) -> nnx.State:
     leaves, structure = jax.tree.flatten(frozen)
     # A compiled function copies what it hands through, which would be a whole decoder here.
     others = [i for i, leaf in enumerate(leaves) if leaf.dtype != jnp.dtype(dtype)]
     trained, cast = _to_dtype((trained, [leaves[i] for i in others]), dtype)
     for i, leaf in zip(others, cast, strict=True):
         leaves[i] = leaf
-    state = nnx.merge_state(trained, jax.tree.unflatten(structure, leaves))
-    if mesh.size == 1:
-        return state
-    return jax.device_put(state, jax.tree.map(_without_fsdp, state_shardings(state, mesh)))
+    return nnx.merge_state(trained, jax.tree.unflatten(structure, leaves))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _to_dtype(tree: T, dtype: str) -> T:
     return jax.tree.map(lambda a: a.astype(dtype), tree)
-
-
-def _without_fsdp(sharding: NamedSharding) -> NamedSharding:
-    axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
-    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
 
 def _described(

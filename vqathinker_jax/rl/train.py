@@ -14,7 +14,9 @@ import numpy as np
 
 from vqathinker_jax.config import Stage, TrainConfig
 from vqathinker_jax.inference import normalize
+from vqathinker_jax.layouts import place_batch
 from vqathinker_jax.rl.grpo import group_advantages
+from vqathinker_jax.rl.reference import on_devices
 from vqathinker_jax.rl.rewards import RewardTerms
 from vqathinker_jax.rl.rollout import Rollout, roll_out
 from vqathinker_jax.rl.run import Run, Step, open_run
@@ -115,10 +117,14 @@ def train_grpo(run: Run) -> None:
 
     for step in run.steps():
         clock = step.clock
-        with clock.phase("rollout"):
-            pixels = normalize(step.frames, model.dtype)
+        with clock.phase("rollout"), jax.set_mesh(run.rollout_mesh):
+            frames, ids, lengths, keys = place_batch(
+                (step.frames, prompts.ids, prompts.lengths, run.keys(ROLLOUT_STREAM, step)),
+                run.rollout_mesh,
+            )
+            # Nothing else refers to the sampler: it is gone before the reference's pass.
             rollout = roll_out(
-                run.sampler(), pixels, prompts.ids, prompts.lengths, run.keys(ROLLOUT_STREAM, step),
+                run.sampler(), normalize(frames, model.dtype), ids, lengths, keys,
                 video=model.video, context_id=model.context_id, cfg=config.rollout,
                 sampling=sampling,
             )  # fmt: skip
@@ -145,7 +151,9 @@ def train_grpo(run: Run) -> None:
         anchor = None
         if config.objective.anchor_weight > 0:
             anchor = anchor_texts(run, step, run.keys(ANCHOR_STREAM, step))
+        pixels = normalize(step.frames, model.dtype)
         batch = pack(prompts, pixels, rollout, advantages, anchor, longest)
+        batch = place_batch(batch, run.mesh)
         with clock.phase("reference"):
             batch = with_other_policies(run, batch)
         with clock.phase("update"):
@@ -195,7 +203,9 @@ def with_other_policies(run: Run, batch: UpdateBatch) -> UpdateBatch:
     reference, old = None, None
     with no_implicit_transfers():
         if run.start.reference is not None:
-            reference = response_logprobs(run.start.reference, run.start.frozen, batch, run.static)
+            parameters = on_devices(run.start.reference)
+            reference = response_logprobs(parameters, run.start.frozen, batch, run.static)
+            del parameters
         if run.config.run.updates_per_rollout > 1:
             old = response_logprobs(run.state.trained, run.start.frozen, batch, run.static)
     # Waited for, so that the time is counted where it is spent.

@@ -21,7 +21,9 @@ from vqathinker_jax.metrics import masked_mean
 from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
 from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.parallel import constrain, constrain_tree
 from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
+from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
 from vqathinker_jax.spec import VideoSpec
 
 M = TypeVar("M")
@@ -55,56 +57,6 @@ class ObjectiveConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.logprob_chunk < 1:
             raise ValueError(f"logprob_chunk must be at least 1, got {self.logprob_chunk}")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
-
-    Raises:
-      ValueError: a value outside its range.
-    """
-
-    learning_rate: float = 1e-6
-    """The peak."""
-    final_learning_rate: float = 0.0
-    warmup_steps: int = 0
-    total_steps: int | None = None
-    """Updates over which the rate decays to its final value; None: not known before the data is
-    read (`TrainConfig.optimizer_for` fills it in), and without it there is no schedule."""
-    b1: float = 0.9
-    b2: float = 0.999
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.max_grad_norm <= 0:
-            raise ValueError("learning_rate and max_grad_norm must be positive")
-        total = max(self.warmup_steps, 1) if self.total_steps is None else self.total_steps
-        if not 0 <= self.warmup_steps <= total or total < 1:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} must lie in [0, total_steps={self.total_steps}]"
-            )
-
-    def schedule(self) -> optax.Schedule:
-        """The learning rate of every update; raises ValueError where `total_steps` is None."""
-        if self.total_steps is None:
-            raise ValueError("total_steps is not set, so there is no schedule")
-        return optax.warmup_cosine_decay_schedule(
-            init_value=0.0 if self.warmup_steps else self.learning_rate,
-            peak_value=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            decay_steps=max(self.total_steps, self.warmup_steps + 1),
-            end_value=self.final_learning_rate,
-        )
-
-    def make(self) -> optax.GradientTransformation:
-        """The optimizer."""
-        return optax.chain(
-            optax.clip_by_global_norm(self.max_grad_norm),
-            optax.adamw(self.schedule(), self.b1, self.b2, weight_decay=self.weight_decay),
-        )
 
 
 @jax.tree_util.register_dataclass
@@ -191,7 +143,7 @@ def response_logprobs(
         return policy_logprobs(model, part, static, part.responses).logprobs
 
     out = jax.lax.map(one, micro_batches(batch, static.micro_batch))
-    return out.reshape(batch.responses.shape)
+    return out.swapaxes(0, 1).reshape(batch.responses.shape)
 
 
 @functools.partial(
@@ -240,30 +192,23 @@ def summed_gradients(
     trained: nnx.State,
     parts: UpdateBatch,
 ) -> tuple[nnx.State, M]:
-    """The float32 sum of the gradients of all micro-batches, and their stacked metrics."""
+    """The float32 sum of the gradients of all micro-batches, and their stacked metrics.
+
+    Gradients, and their sum, lie as the parameters do.
+    """
     gradient = jax.grad(loss_of, has_aux=True)
 
     def accumulate(total: nnx.State, part: UpdateBatch) -> tuple[nnx.State, M]:
         grads, metrics = gradient(trained, part)
-        return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, grads), metrics
+        total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, constrain_tree(grads))
+        return constrain_tree(total), metrics
 
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+    zeros = constrain_tree(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained))
     if parts.responses.shape[0] == 1:
         # A loop of one pass would cost a third of the speed on a CPU.
         grads, metrics = accumulate(zeros, jax.tree.map(lambda a: a[0], parts))
         return grads, jax.tree.map(lambda a: a[None], metrics)
     return jax.lax.scan(accumulate, zeros, parts)
-
-
-def apply_gradients(
-    trained: nnx.State, opt_state: optax.OptState, grads: nnx.State, optimizer: OptimizerConfig
-) -> tuple[nnx.State, optax.OptState]:
-    """The parameters and optimizer state after one step along float32 gradients."""
-    # optax's Adam mixes dtypes, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.make().update(grads, opt_state, trained)
-        trained = jax.tree.map(lambda p, u: p + u.astype(p.dtype), trained, updates)
-    return trained, opt_state
 
 
 def _loss(
@@ -307,8 +252,17 @@ def _loss(
 
 
 def micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:
-    """Adds a leading axis of micro-batches; groups are never split."""
+    """Adds a leading axis of micro-batches; groups are never split.
+
+    Micro-batch i has every M-th video from the i-th on, M being their number: each device then
+    works on videos that it holds already.
+    """
     num = batch.responses.shape[0]
     if num % size:
         raise ValueError(f"a batch of {num} videos is not a multiple of micro_batch={size}")
-    return jax.tree.map(lambda a: a.reshape(num // size, size, *a.shape[1:]), batch)
+
+    def split(a: Array) -> Array:
+        parts = a.reshape(size, num // size, *a.shape[1:]).swapaxes(0, 1)
+        return constrain(parts, None, "batch", *[None] * (a.ndim - 1))
+
+    return jax.tree.map(split, batch)
