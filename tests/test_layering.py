@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
 spec yaml_values strict_yaml
+launchers roll_call processes lifeline
 records whole_file metrics calibration parallel
 data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
 data.pyav data.decord data.video
@@ -47,7 +48,7 @@ reports.tables reports.evaluation
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
-cli.parsing cli.model_options cli.evaluate_options
+cli.parsing cli.joining cli.model_options cli.evaluate_options
 cli.score cli.evaluate cli.calibrate cli.app cli.demo cli.train cli.report cli.convert
 cli.make_tiny cli.synth
 cli.command_line cli.__main__

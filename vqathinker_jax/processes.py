@@ -10,7 +10,6 @@ import collections
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -18,6 +17,7 @@ import jax
 # JAX has no public name for its key-value store, nor for what it knows of launchers.
 from jax._src import clusters, distributed
 
+from vqathinker_jax.launchers import is_alone_on_host
 from vqathinker_jax.roll_call import Place, RollCallError, call_roll, named
 
 HEARTBEAT_S = 60
@@ -35,40 +35,7 @@ class ProcessesError(RuntimeError):
     """Processes that cannot work together; one line for the user, the same in all of them."""
 
 
-def started_together(environ: Mapping[str, str]) -> str | None:
-    """What says that a launcher started several processes of this command; None: nothing does.
-
-    >>> started_together({"SLURM_STEP_NUM_TASKS": "4"})
-    'SLURM_STEP_NUM_TASKS=4'
-
-    Args:
-      environ: environment variables.
-    """
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
-        value = environ.get(name, "")
-        if value.isdigit() and int(value) > 1:
-            return f"{name}={value}"
-    hosts = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return f"TPU_WORKER_HOSTNAMES names {len(hosts)} hosts" if len(hosts) > 1 else None
-
-
-def is_alone_on_host(environ: Mapping[str, str]) -> bool:
-    """Whether the launcher started this one process on its host, which then has all its devices.
-
-    Args:
-      environ: environment variables.
-    """
-    if "SLURM_STEP_TASKS_PER_NODE" in environ:
-        return re.fullmatch(r"1(\(x\d+\))?", environ["SLURM_STEP_TASKS_PER_NODE"]) is not None
-    if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
-        return environ["OMPI_COMM_WORLD_LOCAL_SIZE"] == "1"
-    # No other launcher that JAX knows says which device a process is to take.
-    return True
-
-
-def join(
-    coordinator: str | None, count: int | None, index: int | None, timeout_s: int
-) -> None:
+def join(coordinator: str | None, count: int | None, index: int | None, timeout_s: int) -> None:
     """Joins the processes of a run; before anything is computed.
 
     Under Slurm and Open MPI with several processes on a host each takes one of its devices, as JAX
@@ -84,7 +51,9 @@ def join(
       ProcessesError: nothing was found, or some process did not come.
     """
     # In the terms of JAX an empty list means all devices.
-    local = [] if is_alone_on_host(os.environ) and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
+    local = (
+        [] if is_alone_on_host(os.environ) and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
+    )
     if coordinator is None:
         coordinator, count, index, local = _found(local, timeout_s)
     try:
@@ -183,9 +152,7 @@ def first_says(answer: Callable[[], bool], what: str) -> bool:
     return gather_texts(text, what)[0] == str(True)
 
 
-def first_does(
-    action: Callable[[], None], what: str, errors: tuple[type[Exception], ...]
-) -> None:
+def first_does(action: Callable[[], None], what: str, errors: tuple[type[Exception], ...]) -> None:
     """Lets process 0 do something while the others wait.
 
     Args:

@@ -31,8 +31,9 @@ from jaxtyping import Float, UInt8
 
 from vqathinker_jax.models.internvit import InternViT
 from vqathinker_jax.models.pixels import normalize_pixels
-from vqathinker_jax.models.slowfast import StemPathway
 from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.parallel import to_host
+from vqathinker_jax.processes import first_does
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.spec import VideoSpec
 
@@ -138,7 +139,7 @@ def rectify_first_layer(tower: InternViT) -> None:
     A tower whose MLP is too narrow for them is left alone.
     """
     mlp = tower.layers.mlp
-    fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
+    fc1, fc2 = (to_host(linear.kernel.get_value()).copy() for linear in (mlp.fc1, mlp.fc2))
     width = fc1.shape[1]
     if fc1.shape[2] < 2 * width:
         return
@@ -150,16 +151,19 @@ def rectify_first_layer(tower: InternViT) -> None:
     set_values(mlp.fc2.kernel, fc2)
 
 
-def whiten(
+def made_filters(
     model: VQAThinker, clips: UInt8[np.ndarray, "N I S S 3"], video: VideoSpec, seed: int
-) -> None:
-    """Gives the patch embedding and, where it runs, SlowFast's stems whitened filters, in place.
+) -> dict[str, np.ndarray]:
+    """Whitened filters for the patch embedding and, where it runs, for SlowFast's stems.
 
     Args:
-      model: with parameters of its own.
+      model: only its shapes are looked at.
       clips: the images of some training clips: the first F of each are its frames.
       video: their geometry.
       seed: of the choice of patches and of the mixtures.
+
+    Returns:
+      The values of `filters_of`, each in any shape of as many numbers.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     pixels = np.asarray(normalize_pixels(jnp.asarray(clips)))
@@ -167,16 +171,17 @@ def whiten(
     patch = embedding.kernel.shape[0]
     patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
     filters = cosine_filters(patches, embedding.kernel.shape[-1])
-    set_values(embedding.kernel, filters.kernel)
-    set_values(embedding.bias, filters.bias)
-    rectify_first_layer(model.vision)
+    values = {"embedding_kernel": filters.kernel, "embedding_bias": filters.bias}
     if not video.has_motion:
-        return
+        return values
     frames = pixels[:, : video.num_frames]
-    for stem in (model.slowfast.stem.slow, model.slowfast.stem.fast):
+    for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
         window = stem.conv.kernel.shape[:3]
         patches = cut_patches(frames, window, rng)
-        set_stem(stem, whitened_filters(patches, stem.conv.kernel.shape[-1], rng))
+        filters = whitened_filters(patches, stem.conv.kernel.shape[-1], rng)
+        # The convolution has no bias: the norm after it subtracts the mean.
+        values |= {f"{name}_kernel": filters.kernel, f"{name}_mean": -filters.bias}
+    return values
 
 
 def whiten_once(
@@ -186,30 +191,32 @@ def whiten_once(
     video: VideoSpec,
     seed: int,
 ) -> None:
-    """As `whiten`; the filters are kept in a file, from which a resumed run has the very same.
+    """Gives a model the filters of `made_filters` and a rectifier behind them, in place.
 
-    They do not train, so no checkpoint holds them, and another machine's linear algebra would give
-    other signs.
+    The filters are kept in a file, from which a resumed run has the very same. They do not train,
+    so no checkpoint holds them, and another machine's linear algebra would give other signs: of
+    several processes the first one makes them for all.
 
     Args:
-      model, video, seed: as for `whiten`.
+      model: with parameters of its own.
+      video, seed: as for `made_filters`.
       kept: the file, in the folder of the run; `.npz`.
       read: gives the clips; called where there is no such file.
 
     Raises:
       TrainingError: the file is damaged or belongs to another model.
     """
-    parameters = filters_of(model, video)
-    if not kept.exists():
-        whiten(model, read(), video, seed)
-        if jax.process_index() == 0:
+
+    def make() -> None:
+        if not kept.exists():
             partial = kept.with_name(f".partial-{kept.name}")
-            np.savez(partial, **{name: np.asarray(p.get_value()) for name, p in parameters.items()})
+            np.savez(partial, **made_filters(model, read(), video, seed))
             os.replace(partial, kept)
-        return
+
+    first_does(make, f"making {kept}", (TrainingError,))
     try:
         with np.load(kept, allow_pickle=False) as file:
-            for name, parameter in parameters.items():
+            for name, parameter in filters_of(model, video).items():
                 set_values(parameter, file[name])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{kept}: its filters cannot be used ({error})") from None
@@ -217,19 +224,13 @@ def whiten_once(
 
 
 def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
-    """The parameters that `whiten` sets and that do not train, by name."""
+    """The parameters that `whiten_once` sets from `made_filters` and that do not train, by name."""
     embedding = model.vision.patch_embedding
     named = {"embedding_kernel": embedding.kernel, "embedding_bias": embedding.bias}
     if video.has_motion:
         for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
             named |= {f"{name}_kernel": stem.conv.kernel, f"{name}_mean": stem.norm.mean}
     return named
-
-
-def set_stem(stem: StemPathway, filters: Filters) -> None:
-    """Filters into a convolution without bias: the norm after it subtracts the mean."""
-    set_values(stem.conv.kernel, filters.kernel)
-    set_values(stem.norm.mean, -filters.bias)
 
 
 def cut_patches(
