@@ -100,7 +100,8 @@ class Lifeline:
             try:
                 ended |= self._ended().keys()
             except jax.errors.JaxRuntimeError:
-                return []  # process 0 has left already: it has seen what it waited for, or died
+                # Process 0 leaves last, once it has told why; else it died.
+                return [] if 0 in ended else [0]
             time.sleep(LOOK_S / 4)
         return [index for index in range(self._count) if index not in ended]
 

@@ -148,10 +148,13 @@ def row_readers(mesh: Mesh) -> RowReaders:
         for device in devices:
             rows[device.process_index].add(row)
     parts = sorted(set(map(frozenset, rows.values())), key=min)
-    if sum(map(len, parts)) != len(by_row) or len(set(map(len, parts))) > 1:
+    size = len(by_row) // len(parts)
+    if [list(range(size * n, size * (n + 1))) for n in range(len(parts))] != list(
+        map(sorted, parts)
+    ):
         raise ValueError(
-            f"mesh tensor={mesh.shape['tensor']} and {mesh.local_mesh.size} devices a process: one "
-            "must be a multiple of the other"
+            f"mesh tensor={mesh.shape['tensor']} and {mesh.devices.size // len(rows)} devices a "
+            "process: one must be a multiple of the other"
         )
     return RowReaders(tuple(parts.index(frozenset(rows[index])) for index in sorted(rows)))
 

@@ -24,6 +24,7 @@ read -ra hosts <<<"$HOSTS"
 port=${PORT:-12355}
 pid_file=/tmp/vqathinker-$port.pid
 
+# shellcheck disable=SC2029,SC2329
 stop() {
     # One is enough: the processes agree on the step after which they stop.
     ssh "${hosts[0]}" "kill -TERM \$(cat $pid_file)"
