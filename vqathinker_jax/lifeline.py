@@ -125,6 +125,8 @@ class Lifeline:
         code = ended[first]["code"]
         self._tell("", code)
         self._say(f"process {first} failed: {ended[first]['line']}")
+        if self._index == 0:
+            self._silent()  # what the others read is kept by this process
         self._end(code)
 
     def _end(self, code: int) -> None:

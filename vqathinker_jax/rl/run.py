@@ -54,7 +54,11 @@ from vqathinker_jax.rl.validation import merit, shown, validate
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The data of one step; host arrays are global and the same on every process."""
+    """The data of one step; host arrays are global and the same on every process.
+
+    The order is that of the rows on the devices: what `parallel.RowReaders` 0, 1, ... bring, one
+    after the other. So it is on one process too, and texts and rewards keep it.
+    """
 
     number: int
     """Counted from 1."""
