@@ -27,8 +27,8 @@ it would break first, and they could not say why."""
 class Lifeline:
     """Watches the other processes from a thread, and tells them when this one fails.
 
-    A process that is killed cannot tell: the others see a broken connection, or none of its
-    heartbeats (`processes.HEARTBEAT_S`), and name the one that is silent.
+    A process that is killed cannot tell. Where connections to it break, the others name the one
+    that is silent; else JAX ends them, once it has had no heartbeat for `processes.HEARTBEAT_S`.
 
     Args:
       say: prints one line for the user.
