@@ -30,6 +30,14 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def script(folder: Path, name: str, text: str) -> None:
+    """A program for a PATH that begins with `folder`."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}")
+    path.chmod(0o755)
+
+
 class Launched:
     """Several processes; what each of them says on stderr."""
 

@@ -100,7 +100,8 @@ class DataConfig:
     timeout_s: float = 120.0
     """Seconds that decoding one clip may take before it counts as unreadable."""
     max_unreadable: float = 0.05
-    """Share of the clips tried, at least `FEWEST_SEEN` of them, above which the run stops."""
+    """Share of the clips tried, by all processes and at least `FEWEST_SEEN`, above which the run
+    stops."""
     cache: str | None = None
     """Folder where the decoded images of every clip are kept, so that each clip is decoded once: an
     epoch of a small geometry then costs reading. Training and validation use it, and runs may share
