@@ -17,7 +17,7 @@ from vqathinker_jax.data.dataset import LabelSource
 from vqathinker_jax.data.video import read_clip
 from vqathinker_jax.inference import LoadedModel, normalize
 from vqathinker_jax.models.generate import SamplingConfig
-from vqathinker_jax.parallel import make_mesh
+from vqathinker_jax.parallel import make_mesh, to_host
 from vqathinker_jax.records import Generation
 from vqathinker_jax.rl.grpo import group_advantages
 from vqathinker_jax.rl.optimizer import OptimizerConfig
@@ -31,7 +31,6 @@ from vqathinker_jax.rl.stages import (
     parse_texts,
     read_texts,
     stream_keys,
-    to_host,
 )
 from vqathinker_jax.rl.start import load_start, make_sampler
 from vqathinker_jax.rl.train import pack

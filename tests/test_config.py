@@ -26,7 +26,7 @@ from vqathinker_jax.rl.rewards import RewardConfig, draw_partners
 from vqathinker_jax.spec import INFERENCE, TRAINING
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "launch")
 PAPER = CONFIGS / "vqathinker_8b.yaml"
 MINIMAL = """
 model: {path: weights}

@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 # A module imports only what stands above it, or to its left on its own line.
 LAYERS = """
 spec yaml_values strict_yaml
+launchers roll_call processes lifeline
 records whole_file metrics calibration parallel layouts
 data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
 data.pyav data.decord data.video
@@ -36,7 +37,7 @@ soft_score score_settings asking scoring
 evaluation.outcome
 reports.timeline_chart reports.agreement reports.folder
 rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
-rl.stages rl.vocabulary rl.whitening rl.reference rl.start rl.export rl.validation
+rl.stages rl.vocabulary rl.first_layers rl.whitening rl.reference rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 plan.chips plan.topologies plan.flops plan.traffic
 plan.job plan.abstract_run plan.programs plan.worker plan.apart
@@ -50,7 +51,7 @@ reports.tables reports.evaluation
 evaluation.shards evaluation.scored evaluation.asked evaluation.provenance evaluation.run
 app.limits app.uploads app.events app.jobs app.server
 demo.folder demo.handful demo.training demo.outcome demo.page demo.run
-cli.parsing cli.model_options cli.evaluate_options
+cli.parsing cli.joining cli.model_options cli.evaluate_options
 cli.score cli.evaluate cli.calibrate cli.app cli.demo cli.train cli.plan cli.report
 cli.convert cli.make_tiny cli.synth
 cli.command_line cli.__main__

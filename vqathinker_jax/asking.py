@@ -19,6 +19,7 @@ from vqathinker_jax.aggregate import is_outside, spread
 from vqathinker_jax.data.clip import Clip
 from vqathinker_jax.inference import LoadedModel, decode_text, encode, normalize, prompt_prefix
 from vqathinker_jax.models.generate import decode_chunks
+from vqathinker_jax.parallel import to_host
 from vqathinker_jax.records import Prefix
 from vqathinker_jax.results import ScoreResult, Segment
 from vqathinker_jax.rl.answers import parse_response, reasoning_text
@@ -285,7 +286,7 @@ class Asker:
 
 def _rows(generation) -> list[list[np.ndarray]]:
     """The token ids of every answer, without what only fills its slots; copies on the host."""
-    tokens, lengths = np.array(generation.tokens), np.array(generation.lengths)
+    tokens, lengths = (to_host(a).copy() for a in (generation.tokens, generation.lengths))
     return [
         [row[:length] for row, length in zip(video, counts, strict=True)]
         for video, counts in zip(tokens, lengths, strict=True)

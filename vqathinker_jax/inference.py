@@ -85,11 +85,15 @@ class LoadedModel:
         return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def placed(self, frames: UInt8[np.ndarray, "N I S S 3"]) -> UInt8[Array, "N I S S 3"]:
-        """Images of a batch on the devices; N is a multiple of `num_shares`."""
+        """Images of a batch on the devices; N is a multiple of `num_shares`.
+
+        Of several processes each needs to hold the rows of its own devices only.
+        """
         if self.mesh is None:
             return jnp.asarray(frames)
         axes = ("batch", "frames", None, None, None)
-        return jax.device_put(frames, named_sharding(self.mesh, axes, frames.shape))
+        sharding = named_sharding(self.mesh, axes, frames.shape)
+        return jax.make_array_from_callback(frames.shape, sharding, lambda index: frames[index])
 
     def build_prompt(
         self, question: str | None = None, num_frames: int | None = None, style: str | None = None

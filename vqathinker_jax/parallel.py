@@ -6,6 +6,8 @@ single CPU too, so that the layout is exercised by every test.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,7 +15,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int32, UInt8
 
 M = TypeVar("M", bound=nnx.Module)
 T = TypeVar("T")
@@ -61,16 +65,23 @@ def make_mesh(
 
     Args:
       data, fsdp, tensor: devices along each mesh axis.
-      devices: the devices to use; default, all of this job, or in a single process the first
-        `data * fsdp * tensor`.
+      devices: the devices to use; default, the first `data * fsdp * tensor` of this process, or
+        all devices of all processes, those of a process side by side: `data` is laid over the
+        processes first.
 
     Raises:
-      ValueError: the product is not the number of devices given, or exceeds those there are.
+      ValueError: the product is not the number of devices given, or exceeds those there are; or
+        there are several processes, and it is not the number of all their devices.
     """
     wanted = data * fsdp * tensor
     if devices is None:
-        # A process without a device in the mesh could take part in nothing.
-        devices = jax.devices()[: wanted if jax.process_count() == 1 else None]
+        devices = devices_by_process()
+        if jax.process_count() > 1 and wanted != len(devices):
+            raise ValueError(
+                f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {wanted} devices, and the "
+                f"{jax.process_count()} processes have {len(devices)}: none may be left out"
+            )
+        devices = devices[:wanted]
     if len(devices) != wanted:
         raise ValueError(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {wanted} devices, "
@@ -92,6 +103,114 @@ def platform_of(device: jax.Device) -> str:
     # "9.0" on an NVIDIA card, "gfx942" on one of AMD's.
     major = device.compute_capability.split(".")[0]
     return "cuda" if major.isdigit() and int(major) >= 8 else "gpu"
+
+
+def devices_by_process() -> list[jax.Device]:
+    """All devices, those of a process side by side; on TPU pods `jax.devices()` goes by place.
+
+    Raises:
+      ValueError: the processes have different numbers of devices.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{count} on process {index}" for index, count in counts.items())
+        raise ValueError(f"the processes have different numbers of devices: {each}")
+    return devices
+
+
+@dataclasses.dataclass(frozen=True)
+class RowReaders:
+    """Which rows of a global batch each process brings.
+
+    The batch is cut into as many parts as there are readers, in the order of its rows. Processes
+    over which the devices of one row are spread (`tensor` wider than a host) bring the same part.
+    """
+
+    of_process: tuple[int, ...]
+    """The part that each process brings."""
+
+    @property
+    def count(self) -> int:
+        """Parts of a batch."""
+        return max(self.of_process) + 1
+
+    @property
+    def mine(self) -> int:
+        """The part of this process."""
+        return self.of_process[jax.process_index()]
+
+    def parts(self, table: Int32[np.ndarray, "processes n"]) -> Int32[np.ndarray, "count n"]:
+        """What was gathered from the processes, once for each part of the batch.
+
+        Raises:
+          ValueError: processes that bring the same part differ.
+        """
+        firsts = [self.of_process.index(part) for part in range(self.count)]
+        for process, part in enumerate(self.of_process):
+            if (table[process] != table[firsts[part]]).any():
+                raise ValueError(
+                    f"processes {firsts[part]} and {process} bring the same rows, and differ"
+                )
+        return table[firsts]
+
+
+def row_readers(mesh: Mesh) -> RowReaders:
+    """The readers of batches that lie over `("data", "fsdp")` of a mesh.
+
+    Raises:
+      ValueError: processes whose rows overlap, but are not the same.
+    """
+    by_row = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    rows = collections.defaultdict(set)
+    for row, devices in enumerate(by_row):
+        for device in devices:
+            rows[device.process_index].add(row)
+    parts = sorted(set(map(frozenset, rows.values())), key=min)
+    size = len(by_row) // len(parts)
+    if [list(range(size * n, size * (n + 1))) for n in range(len(parts))] != list(
+        map(sorted, parts)
+    ):
+        raise ValueError(
+            f"mesh tensor={mesh.shape['tensor']} and {mesh.devices.size // len(rows)} devices a "
+            "process: one must be a multiple of the other"
+        )
+    return RowReaders(tuple(parts.index(frozenset(rows[index])) for index in sorted(rows)))
+
+
+def place_rows(
+    batch: UInt8[np.ndarray, "..."], mesh: Mesh, readers: RowReaders
+) -> UInt8[Array, "..."]:
+    """A global batch on the devices, from the part that each process brings.
+
+    Args:
+      batch: the rows of this process.
+      mesh: where they go.
+      readers: of that mesh.
+    """
+    shape = (len(batch) * readers.count, *batch.shape[1:])
+    first = len(batch) * readers.mine
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        return batch[start - first : stop - first]
+
+    axes = ("batch", *[None] * (batch.ndim - 1))
+    return jax.make_array_from_callback(shape, named_sharding(mesh, axes, shape), part)
+
+
+def to_host(array: Array | np.ndarray) -> np.ndarray:
+    """The whole of an array, on every process; all of them must ask for it."""
+    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def gather_rows(values: Int32[np.ndarray, "n"]) -> Int32[np.ndarray, "processes n"]:
+    """The values of every process, on every process."""
+    if jax.process_count() == 1:
+        return values[None]
+    return np.asarray(multihost_utils.process_allgather(values))
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:

@@ -146,7 +146,8 @@ def test_a_broken_clip_is_skipped_counted_and_logged(videos, caplog):
         batches = take(videos, 6, config(shuffle=False))
     assert ids(batches)[:8] == [f"clip-{i}" for i in (0, 1, 2, 4, 5, 6, 0, 1)]
     assert [batch.state.unreadable for batch in batches] == [0, 1, 1, 1, 2, 2]
-    assert [batch.state.next_record for batch in batches] == [2, 5, 7, 9, 12, 14]
+    assert [batch.state.next_record for batch in batches] == [2, 4, 6, 8, 10, 12]
+    assert [batch.state.skipped for batch in batches] == [(n,) for n in (0, 1, 1, 1, 2, 2)]
     assert f"{BROKEN}.mp4" in caplog.messages[0]
     assert caplog.messages[0].endswith("(1 of 4 clips unreadable)")
 
@@ -159,7 +160,7 @@ def test_too_many_unreadable_clips_stop_the_run(videos):
         ):
             list(itertools.islice(stream, 20))
         # 3 of the first 18 are above the share as well, but fewer than 20 say little.
-        assert FEWEST_SEEN <= stream.state().next_record < 25
+        assert FEWEST_SEEN <= stream.state().next_record + stream.state().unreadable < 25
 
 
 def test_a_folder_without_a_readable_clip_ends(videos):
@@ -172,6 +173,41 @@ def test_processes_together_read_the_batches_of_one(readable):
     parts = [take(readable, 4, batch_size=2, process_index=i, process_count=2) for i in range(2)]
     for whole, left, right in zip(alone, *parts, strict=True):
         assert whole.ids == left.ids + right.ids
+
+
+def taken_by(videos, count, num_batches, state=None, **changes):
+    """Batches of four videos in all, read by `count` processes."""
+    return [
+        take(videos, num_batches, config(**changes), 4 // count, state, process_index=i,
+             process_count=count)
+        for i in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_position_fits_another_number_of_processes(readable, count):
+    whole = take(readable, 5, batch_size=4)
+    state = taken_by(readable, 2, 2)[0][-1].state
+    rest = taken_by(readable, count, 3, state)
+    assert [
+        tuple(itertools.chain(*(batch.ids for batch in parts))) for parts in zip(*rest, strict=True)
+    ] == [batch.ids for batch in whole[2:]]
+    assert rest[0][-1].state.next_record == 20
+
+
+def test_with_unreadable_clips_the_same_number_of_processes_goes_on_exactly(videos):
+    whole = taken_by(videos, 2, 9)
+    skipped = [parts[4].state.skipped[i] for i, parts in enumerate(whole)]
+    state = whole[0][4].state.with_skipped(skipped)
+    assert sum(skipped) == state.unreadable > 0
+    rest = taken_by(videos, 2, 4, state)
+    for parts, others in zip(rest, whole, strict=True):
+        assert ids(parts) == ids(others[5:])
+    # On another number every process begins at the same place; what was skipped stays counted.
+    (alone,) = taken_by(videos, 1, 1, state)
+    (fresh,) = taken_by(videos, 1, 6)
+    assert alone[0].state.unreadable >= state.unreadable
+    assert alone[0].state.next_record == fresh[-1].state.next_record
 
 
 def test_what_is_kept_is_not_decoded_again(videos, tmp_path, monkeypatch):

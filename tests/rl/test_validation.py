@@ -48,18 +48,20 @@ def test_numbers_of_known_answers(small_model, small_folder, labels, asked):
     config = make_config(small_folder, labels)
     videos = config.data.train.read()
     broken = dataclasses.replace(videos[1], path=videos[1].path + ".gone")
-    asked.texts = (answer(1.5), answer(2.3), "I cannot say", answer(4.6))
+    asked.texts = (answer(1.5), answer(5), answer(2.3), "I cannot say", answer(4.6))
     row = validate(small_model.loaded, (videos[0], broken, *videos[2:]), config)
     said, truth = [1.5, 2.3, 4.6], [1.0, 2.8, 4.6]
     np.testing.assert_allclose(row["plcc"], np.corrcoef(said, truth)[0, 1])
     np.testing.assert_allclose(row["mae"], (0.5 + 0.5 + 0.0) / 3)
     assert row["srcc"] == pytest.approx(1)
     assert (row["parse_rate"], row["videos"], row["unreadable"]) == (0.75, 5, 1)
-    # Two videos a step: batches of two, and the unreadable one takes no place in them.
-    assert [len(frames) for frames in asked.frames] == [2, 2]
+    # Two videos a step: batches of at most two, and the unreadable one is a black clip in them.
+    assert [len(frames) for frames in asked.frames] == [2, 2, 1]
     spec = small_model.video
     clips = [read_clip(videos[i].path, FrameRequest.of(spec)).frames for i in (0, 2, 3, 4)]
-    np.testing.assert_array_equal(np.concatenate(asked.frames), clips)
+    frames = np.concatenate(asked.frames)
+    assert not frames[1].any()
+    np.testing.assert_array_equal(frames[[0, 2, 3, 4]], clips)
 
 
 def test_nothing_readable_or_nothing_said_is_undefined(small_model, small_folder, labels, asked):

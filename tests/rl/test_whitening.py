@@ -12,17 +12,22 @@ from vqathinker_jax.models.pixels import normalize_pixels
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
-from vqathinker_jax.rl.run_state import TrainingError
-from vqathinker_jax.rl.whitening import (
+from vqathinker_jax.rl.first_layers import (
     BEND,
     FLATTENING,
     MEAN_GAIN,
     RECTIFIER_GAIN,
+    average,
+    fits_statistics,
+    measure_statistics,
+    rectify,
+)
+from vqathinker_jax.rl.run_state import TrainingError
+from vqathinker_jax.rl.whitening import (
     REFERENCE,
     choose_cosines,
     cosine_filters,
     cut_patches,
-    start_with_statistics,
     whiten_once,
     whitened_filters,
     with_reference,
@@ -99,28 +104,19 @@ def small_tower(width, hidden, num_layers):
     return InternViT(cfg, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
-def values(tower):
-    return {
-        ".".join(map(str, path)): np.array(v.get_value())
-        for path, v in nnx.to_flat_state(nnx.state(tower))
-    }
-
-
 def test_the_first_layer_starts_as_a_rectifier_that_flattens():
     width = 5
     tower = small_tower(width, 4 * width + 2, 3)
-    before = values(tower)
-    start_with_statistics(tower)
-    mlp = jax.tree.map(lambda a: a[0], nnx.state(tower.layers.mlp))
+    scale = np.array(tower.layers.ls2[...])[0, 0]
+    rectify(tower)
+    mlp = tower.layers.mlp
     fc1, bias, fc2 = (
-        np.array(mlp[name][part][...])
-        for name, part in (("fc1", "kernel"), ("fc1", "bias"), ("fc2", "kernel"))
+        np.array(parameter[...])[0] for parameter in (mlp.fc1.kernel, mlp.fc1.bias, mlp.fc2.kernel)
     )
-    gain = RECTIFIER_GAIN / before["layers.ls2"][0, 0]
 
     def given(x):
         units = np.asarray(exact_gelu(jnp.asarray(x @ fc1 + bias)))[:, : 4 * width]
-        return units @ fc2[: 4 * width] / gain
+        return units @ fc2[: 4 * width] * scale / RECTIFIER_GAIN
 
     # Up to the bend c rises by 1, beyond it by what flattening leaves; it is even.
     for size, wanted in ((0.5, 0.5), (3.0, 3 - FLATTENING * (3 - BEND)), (0.0, 0.0)):
@@ -129,26 +125,34 @@ def test_the_first_layer_starts_as_a_rectifier_that_flattens():
         np.testing.assert_allclose(given(-x), given(x), atol=1e-5)
 
 
-def test_the_second_layer_starts_with_the_mean_of_the_image():
-    width = 6
-    tower = small_tower(width, 4 * width, 3)
-    start_with_statistics(tower)
-    images = np.random.default_rng(4).normal(size=(2, 28, 28, 3)).astype(np.float32)
-    first, second = (np.asarray(tower(jnp.asarray(images), depth)) for depth in (1, 2))
-    normed = (first - first.mean(-1, keepdims=True)) / first.std(-1, keepdims=True)
-    # The MLP of the layer, left random, adds little beside the mean.
-    added = second - first
-    wanted = MEAN_GAIN * normed.mean(1, keepdims=True)
-    assert np.abs(added - wanted).max() < 0.25 * np.abs(wanted).max()
+def test_the_second_layer_adds_the_centred_and_scaled_mean_of_the_image():
+    tower = small_tower(6, 24, 3)
+    rectify(tower)
+    rng = np.random.default_rng(4)
+    # Two kinds of images, of which the second is brighter in all clips.
+    images = rng.normal(size=(40, 2, 28, 28, 3)) * rng.uniform(0.2, 2, (40, 2, 1, 1, 1))
+    images[:, 1] += 3
+    images = images.astype(np.float32)
+    before = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 2))
+    attention = tower.layers.attn
+    average(tower, measure_statistics(tower, images))
+    # What the layer adds, its own random attention and its MLP aside.
+    normed = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 1))
+    normed = (normed - normed.mean(-1, keepdims=True)) / normed.std(-1, keepdims=True)
+    scale, bias = np.array(attention.proj.kernel[...])[1], np.array(attention.proj.bias[...])[1]
+    added = (normed.mean(1) @ scale.reshape(6, 6) + bias) * np.array(tower.layers.ls1[...])[1]
+    added = added.reshape(40, 2, 6)
+    np.testing.assert_allclose(added.mean((0, 1)), 0, atol=0.02)
+    np.testing.assert_allclose(np.sqrt(added.var(0).mean(0)), MEAN_GAIN, rtol=1e-3)
+    after = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 2))
+    spread = after.reshape(40, 2, -1, 6).mean(2).var(0).mean()
+    assert spread > 10 * before.reshape(40, 2, -1, 6).mean(2).var(0).mean()
 
 
 @pytest.mark.parametrize(("hidden", "num_layers"), [(23, 2), (24, 1)])
-def test_a_tower_too_small_for_statistics_is_left_alone(hidden, num_layers):
-    tower = small_tower(6, hidden, num_layers)
-    before = values(tower)
-    start_with_statistics(tower)
-    for name, value in values(tower).items():
-        np.testing.assert_array_equal(value, before[name])
+def test_a_tower_too_small_for_statistics_is_told(hidden, num_layers):
+    assert not fits_statistics(small_tower(6, hidden, num_layers))
+    assert fits_statistics(small_tower(6, 24, 2))
 
 
 def test_two_filters_are_blind_and_always_give_the_reference():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqathinker_jax.cli.evaluate_options import add_options, check_options
+from vqathinker_jax.cli.joining import join_others, keep_stdout_for_results
 from vqathinker_jax.cli.model_options import load_model, read_settings
 from vqathinker_jax.cli.parsing import (
     OK,
@@ -154,10 +154,13 @@ def evaluate_model(
 ) -> int:
     """Scores and judges; returns the exit code."""
     if args.distributed:
-        import jax
+        from vqathinker_jax.processes import ProcessesError
 
         keep_stdout_for_results()
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        try:
+            join_others(args)
+        except ProcessesError as error:
+            return fail(args, error, WRONG_USAGE)
     from vqathinker_jax.evaluation.run import ModelRun
     from vqathinker_jax.evaluation.shards import this_process
     from vqathinker_jax.evaluation.understanding import Understanding
@@ -181,13 +184,6 @@ def evaluate_model(
     except (ValueError, OSError) as error:
         return fail(args, error, SOME_FAILED)
     return finish(args, evaluation, understanding) if shard.is_first else OK
-
-
-def keep_stdout_for_results() -> None:
-    """Sends to stderr what libraries print past Python, as those do that connect processes."""
-    results = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = open(results, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def mesh_of_devices(count: int | None) -> Mesh | None:

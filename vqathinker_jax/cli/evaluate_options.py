@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from vqathinker_jax.cli.joining import add_joining, check_joining
 from vqathinker_jax.cli.model_options import add_asking, add_model, add_running, add_seeing
 from vqathinker_jax.cli.parsing import at_least_one, whole_number
 
@@ -106,20 +107,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="devices of this process that score together, each with a copy of the model (default: "
         "all there are)",
     )
-    running.add_argument(
-        "--distributed",
-        action="store_true",
-        help="several processes, one a host or a device, each score their share of the videos: "
-        "run the same line in all of them; process 0 writes the summary",
-    )
-    running.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="of process 0, with --processes and --process (default: found by JAX on TPU pods and "
-        "under Slurm, Open MPI and Kubernetes)",
-    )
-    running.add_argument("--processes", type=at_least_one, metavar="N", help="how many there are")
-    running.add_argument("--process", type=whole_number, metavar="I", help="this one, from 0")
+    add_joining(running, "each score their share of the videos, and process 0 writes the summary")
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -136,9 +124,4 @@ def check_options(args: argparse.Namespace) -> None:
         error("--judge-model needs --judge-url")
     if args.judge_url and not args.understanding:
         error("--judge-url judges --understanding, which is not named")
-    placed = (args.coordinator, args.processes, args.process)
-    if any(one is not None for one in placed):
-        if not args.distributed or any(one is None for one in placed):
-            error("--coordinator, --processes and --process go together, with --distributed")
-        if args.process >= args.processes:
-            error(f"--process must be below --processes {args.processes}, got {args.process}")
+    check_joining(args)

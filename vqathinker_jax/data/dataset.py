@@ -100,7 +100,8 @@ class DataConfig:
     timeout_s: float = 120.0
     """Seconds that decoding one clip may take before it counts as unreadable."""
     max_unreadable: float = 0.05
-    """Share of the clips tried, at least `FEWEST_SEEN` of them, above which the run stops."""
+    """Share of the clips tried, by all processes and at least `FEWEST_SEEN`, above which the run
+    stops."""
     cache: str | None = None
     """Folder where the decoded images of every clip are kept, so that each clip is decoded once: an
     epoch of a small geometry then costs reading. Training and validation use it, and runs may share
@@ -142,14 +143,27 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StreamState:
-    """A position between two batches, all integers; it fits any `num_workers`."""
+    """A position between two batches of all processes; it fits any `num_workers`.
+
+    It fits any number of processes too, as `next_record` counts records of the global order. Where
+    clips are unreadable, though, only the same number goes on exactly: on another one all begin at
+    `next_record`, and a clip that stood in for an unreadable one is met again in its turn.
+    """
 
     next_record: int = 0
-    """Records of this process's stream that were used or skipped so far."""
+    """Records of the global order that the batches so far take where nothing is skipped."""
     unreadable: int = 0
-    """How many of them were skipped."""
+    """Clips skipped so far, by all processes."""
     checksum: int = 0
     """Of the labels that the position belongs to; 0: of any."""
+    skipped: tuple[int, ...] = ()
+    """How many of them each process skipped, and so how many records it is ahead of the others;
+    (): none, on any number of processes."""
+
+    def with_skipped(self, skipped: Sequence[int]) -> StreamState:
+        """The same position, with what every process skipped."""
+        unreadable = self.unreadable - sum(self.skipped) + sum(skipped)
+        return dataclasses.replace(self, unreadable=unreadable, skipped=tuple(skipped))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +178,8 @@ class VideoBatch:
     indices: Int64[np.ndarray, "N"]
     """Places of the videos in the label file, to fold into random keys."""
     state: StreamState
-    """Where the stream goes on after this batch: what to save once it has been trained on."""
+    """Where the stream goes on after this batch: what to save once it has been trained on, with
+    the `skipped` of all processes; of the others it holds what they had skipped at the start."""
 
 
 class UnreadableVideosError(ValueError):
@@ -177,9 +192,9 @@ class VideoStream(Iterator[VideoBatch]):
     The order depends on the seed alone. All processes together read one global order: a global
     batch is the batches of process 0, 1, ... one after the other, and holds the same videos for
     any number of processes, as long as every clip is readable; the views that `cfg.augment`
-    draws go by the place in this order. A clip that is not is logged,
-    counted and skipped, and its process takes the next record of its own stream instead, so that
-    shapes stay.
+    draws go by the place in this order. A clip that is not is logged, counted and skipped, and its
+    process takes the next record of its own stream instead, so that shapes stay. The same process
+    of as many skips the same clips again.
 
     >>> with VideoStream(videos, 4, TRAINING, cfg, seed=0) as stream:  # doctest: +SKIP
     ...     batch = next(stream)
@@ -218,8 +233,8 @@ class VideoStream(Iterator[VideoBatch]):
         self._cfg = cfg
         self._seed = seed
         self._process = (process_index, process_count)
-        self._checksum = _checksum(self._videos)
-        self._state = StreamState(checksum=self._checksum)
+        self._checksum = labels_checksum(self._videos)
+        self._state = StreamState(checksum=self._checksum, skipped=(0,) * process_count)
         self._records = None
         self._reader = None
 
@@ -230,6 +245,8 @@ class VideoStream(Iterator[VideoBatch]):
     def restore(self, state: StreamState) -> None:
         """Goes to a position: the batches that follow are those that followed it then.
 
+        Where it was saved on another number of processes, see `StreamState`.
+
         Raises:
           ValueError: the position belongs to other labels.
         """
@@ -239,22 +256,29 @@ class VideoStream(Iterator[VideoBatch]):
                 f"{self._checksum:08x}, saved {state.checksum:08x}): its position in them is lost"
             )
         self.close()
-        self._state = dataclasses.replace(state, checksum=self._checksum)
+        count = self._process[1]
+        # What was skipped stays counted, whoever did it.
+        skipped = state.skipped if len(state.skipped) == count else (0,) * count
+        self._state = dataclasses.replace(state, checksum=self._checksum, skipped=skipped)
 
     def __next__(self) -> VideoBatch:
+        process, count = self._process
         if self._records is None:
-            self._records = self._open(self._state.next_record)
+            first = self._state.next_record // count + self._state.skipped[process]
+            self._records = self._open(first)
         state, chosen, clips = self._state, [], []
         while len(chosen) < self._batch_size:
             index, frames = next(self._records)
-            state = dataclasses.replace(state, next_record=state.next_record + 1)
             if isinstance(frames, VideoError):
-                state = dataclasses.replace(state, unreadable=state.unreadable + 1)
-                self._skip(frames, state)
+                skipped = list(state.skipped)
+                skipped[process] += 1
+                state = state.with_skipped(skipped)
+                self._skip(frames, state, len(chosen) * count)
                 continue
             chosen.append(index)
             clips.append(frames)
-        self._state = state
+        next_record = state.next_record + self._batch_size * count
+        self._state = state = dataclasses.replace(state, next_record=next_record)
         return VideoBatch(
             frames=np.stack(clips),
             gt=np.array([self._videos[i].score for i in chosen], np.float32),
@@ -330,20 +354,37 @@ class VideoStream(Iterator[VideoBatch]):
             frames = np.concatenate([mosaics, frames[spec.num_frames :]])
         return augment(frames, draw_view(self._seed, at), spec.num_slices)
 
-    def _skip(self, error: VideoError, state: StreamState) -> None:
+    def _skip(self, error: VideoError, state: StreamState, num_chosen: int) -> None:
         """Logs an unreadable clip.
 
         Raises:
           UnreadableVideosError: there have been too many.
         """
-        counts = f"{state.unreadable} of {state.next_record} clips unreadable"
-        LOG.warning("clip skipped: %s (%s)", error, counts)
-        share = state.unreadable / state.next_record
-        if state.next_record >= FEWEST_SEEN and share > self._cfg.max_unreadable:
-            raise UnreadableVideosError(
-                f"{counts}, more than data.max_unreadable = {self._cfg.max_unreadable:g} allows; "
-                f"the last one: {error}"
-            )
+        tried = state.next_record + num_chosen + state.unreadable
+        LOG.warning("clip skipped: %s (%d of %d clips unreadable)", error, state.unreadable, tried)
+        require_readable(state, num_chosen, self._cfg.max_unreadable, f"; the last one: {error}")
+
+
+def require_readable(
+    state: StreamState, num_chosen: int, max_unreadable: float, more: str = ""
+) -> None:
+    """Stops a run whose data are bad as a whole.
+
+    Args:
+      state: the position at the last batch.
+      num_chosen: clips of the next batch that were read.
+      max_unreadable: share of the clips tried that may be unreadable.
+      more: what to add to the message.
+
+    Raises:
+      UnreadableVideosError: more than that are, of at least `FEWEST_SEEN`.
+    """
+    tried = state.next_record + num_chosen + state.unreadable
+    if tried >= FEWEST_SEEN and state.unreadable > max_unreadable * tried:
+        raise UnreadableVideosError(
+            f"{state.unreadable} of {tried} clips unreadable, more than data.max_unreadable = "
+            f"{max_unreadable:g} allows{more}"
+        )
 
 
 def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[tuple[B, T]]:
@@ -372,7 +413,7 @@ def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[
             yield pair
 
 
-def _checksum(videos: Sequence[LabelledVideo]) -> int:
+def labels_checksum(videos: Sequence[LabelledVideo]) -> int:
     """Changes with the ids, scores or order of the videos, not with the folder they lie in."""
     lines = "\n".join(f"{video.id}\t{video.score!r}" for video in videos)
     return zlib.crc32(lines.encode("utf-8", "surrogatepass")) or 1

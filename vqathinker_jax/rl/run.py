@@ -16,15 +16,23 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int64, Key, UInt8
 
 from vqathinker_jax.config import TrainConfig
-from vqathinker_jax.data.dataset import StreamState, VideoBatch, VideoStream, prefetch_to_device
+from vqathinker_jax.data.dataset import (
+    StreamState,
+    VideoBatch,
+    VideoStream,
+    labels_checksum,
+    prefetch_to_device,
+    require_readable,
+)
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.layouts import rollout_mesh
-from vqathinker_jax.parallel import make_mesh, partition_spec
+from vqathinker_jax.parallel import gather_rows, make_mesh, place_rows, row_readers
+from vqathinker_jax.processes import first_does, first_says, require_agreement
 from vqathinker_jax.rl.attempts import attempt_row, count
 from vqathinker_jax.rl.export import export, export_adapter
 from vqathinker_jax.rl.optimizer import OptimizerConfig
@@ -39,7 +47,7 @@ from vqathinker_jax.rl.run_state import (
     num_bytes,
 )
 from vqathinker_jax.rl.signals import stopping_on_signals
-from vqathinker_jax.rl.stages import stream_keys, to_host
+from vqathinker_jax.rl.stages import stream_keys
 from vqathinker_jax.rl.start import Start, load_start, make_sampler
 from vqathinker_jax.rl.step_profile import StepProfile
 from vqathinker_jax.rl.update import Static
@@ -48,7 +56,11 @@ from vqathinker_jax.rl.validation import merit, shown, validate
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The data of one step; host arrays are global and the same on every process."""
+    """The data of one step; host arrays are global and the same on every process.
+
+    The order is that of the rows on the devices: what `parallel.RowReaders` 0, 1, ... bring, one
+    after the other. So it is on one process too, and texts and rewards keep it.
+    """
 
     number: int
     """Counted from 1."""
@@ -84,6 +96,7 @@ class Run:
         self.validation = validation
         self.mesh = mesh
         self.rollout_mesh = rollout_mesh(mesh, config.mesh.rollout_tensor)
+        self.readers = row_readers(mesh)
         self.checkpoints = checkpoints
         self.profile = profile
         self.model: LoadedModel = start.model
@@ -115,19 +128,19 @@ class Run:
     def steps(self) -> Iterator[Step]:
         """The steps still to do, until they are done or the run is asked to stop."""
         config = self.config
+        readers = self.readers
         stream = VideoStream(
             self.videos,
-            config.run.videos_per_step // jax.process_count(),
+            config.run.videos_per_step // readers.count,
             config.video,
             config.data,
             seed=config.run.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=readers.mine,
+            process_count=readers.count,
         )
-        sharding = NamedSharding(self.mesh, partition_spec(("batch",)))
 
         def put(batch: VideoBatch) -> Array:
-            return jax.make_array_from_process_local_data(sharding, batch.frames)
+            return place_rows(batch.frames, self.mesh, readers)
 
         with stream:
             stream.restore(self.position.stream)
@@ -156,7 +169,7 @@ class Run:
         )
 
     def _step(self, batch: VideoBatch, frames: Array, waited: float) -> Step:
-        indices = to_host(batch.indices)
+        stream, indices = self._joined(batch)
         videos = tuple(self.videos[index] for index in indices)
         return Step(
             number=self.position.step + 1,
@@ -164,9 +177,26 @@ class Run:
             indices=indices,
             videos=videos,
             gt=np.array([video.score for video in videos], np.float32),
-            stream=batch.state,
+            stream=stream,
             clock=Clock(waited),
         )
+
+    def _joined(self, batch: VideoBatch) -> tuple[StreamState, Int64[np.ndarray, "N"]]:
+        """The position after the batches of all processes, and the videos of the global batch.
+
+        Raises:
+          TrainingError: processes that bring the same rows do not read the same.
+          UnreadableVideosError: all of them together, too many clips are unreadable.
+        """
+        skipped = batch.state.skipped[self.readers.mine]
+        table = gather_rows(np.array([skipped, *batch.indices], np.int32))
+        try:
+            parts = self.readers.parts(table)
+        except ValueError as error:
+            raise TrainingError(f"{error}: a clip can be read by one of them only") from None
+        stream = batch.state.with_skipped(parts[:, 0].tolist())
+        require_readable(stream, 0, self.config.data.max_unreadable)
+        return stream, parts[:, 1:].reshape(-1).astype(np.int64)
 
     def keys(self, purpose: int, step: Step) -> Key[Array, "N"]:
         """One key per video of a step for one purpose."""
@@ -311,7 +341,7 @@ class Run:
             self.progress.say(f"stopped after step {step}; the same command goes on from there")
             return False
         target = self.folder / "model"
-        if target.exists() and not self._has_advanced:
+        if not self._has_advanced and first_says(target.exists, f"looking for {target}"):
             self.progress.say(f"finished before: {target} holds its model")
             return True
         best = self.checkpoints.best_step()
@@ -320,9 +350,10 @@ class Run:
             trained = self.checkpoints.restore(given_up(self.state), best)[0].trained
             which = f"step {best}, the best of the validations"
         adapter = self.folder / "adapter"
-        if self._is_writer:
-            for folder in (target, adapter):
-                shutil.rmtree(folder, ignore_errors=True)
+        for old in (target, adapter):
+            first_does(
+                lambda old=old: shutil.rmtree(old, ignore_errors=True), f"clearing {old}", ()
+            )
         if self.config.model.lora is not None:
             export_adapter(self.start, trained, self.config, adapter)
             self.progress.say(f"{adapter}: the adapters of {which}")
@@ -342,7 +373,7 @@ class Run:
 
     def _must_stop(self) -> bool:
         # All processes stop together, after the same step.
-        return bool(to_host(np.array([self.is_stopping])).any())
+        return bool(gather_rows(np.array([self.is_stopping], np.int32)).any())
 
 
 @contextlib.contextmanager
@@ -356,6 +387,7 @@ def open_run(
 
     Raises:
       ConfigError: the folder holds a run with other settings; they are named.
+      ProcessesError: the processes of the run see other labels, models or folders.
       TrainingError: the folder cannot be written to, or lacks room; the step to profile will not
         run.
       WeightsError, LabelError, OSError: model or labels cannot be read.
@@ -372,6 +404,14 @@ def open_run(
         num_steps = config.run.num_steps(len(videos))
         profile.require_reachable(checkpoints.latest_step() or 0, num_steps)
         start = load_start(config, mesh, videos, folder)
+        require_agreement(
+            {
+                "the checksum of data.train": f"{labels_checksum(videos):08x}",
+                "the checksum of data.validation": f"{labels_checksum(validation):08x}",
+                "the fingerprint of the model": start.model.fingerprint,
+                "the kind of device": mesh.devices.flat[0].device_kind,
+            }
+        )
         if not is_quiet and jax.process_index() == 0:
             _print_start(config, start, len(videos), num_steps, mesh)
         with start.model.precision(), jax.set_mesh(mesh):
@@ -401,12 +441,13 @@ def _print_start(
 def _mesh(config: TrainConfig) -> Mesh:
     try:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        num_readers = row_readers(mesh).count
     except ValueError as error:
         raise TrainingError(str(error)) from None
-    if config.run.videos_per_step % jax.process_count():
+    if config.run.videos_per_step % num_readers:
         raise TrainingError(
             f"run.videos_per_step {config.run.videos_per_step} is not a multiple of the "
-            f"{jax.process_count()} processes"
+            f"{num_readers} processes"
         )
     return mesh
 

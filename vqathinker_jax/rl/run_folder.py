@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import jax
@@ -15,7 +16,9 @@ from vqathinker_jax.config import (
     load_config,
     save_config,
 )
+from vqathinker_jax.processes import ProcessesError, first_does, gather_texts
 from vqathinker_jax.rl.run_state import TrainingError
+from vqathinker_jax.roll_call import named
 
 ANY_TIME = frozenset(
     {
@@ -46,10 +49,35 @@ def prepare_folder(config: TrainConfig, folder: Path) -> None:
 
     A run without a checkpoint is begun anew, with any settings.
 
+    Process 0 does it for all.
+
     Raises:
       ConfigError: it is another one; the settings that differ are named.
       TrainingError: the folder cannot be written to.
+      ProcessesError: it is not one and the same for all processes.
     """
+    first_does(lambda: _prepare(config, folder), f"making {folder}", (ConfigError, TrainingError))
+    require_shared(folder)
+
+
+def require_shared(folder: Path) -> None:
+    """Raises ProcessesError where a process does not see what process 0 writes into a folder."""
+    if jax.process_count() == 1:
+        return
+    name = gather_texts(f".shared-{uuid.uuid4().hex[:8]}", "naming")[0]
+    path = folder / name
+    first_does(path.touch, f"writing into {folder}", ())
+    seen = gather_texts(str(path.exists()), f"looking into {folder}")
+    first_does(path.unlink, f"clearing {folder}", ())
+    blind = [index for index, answer in enumerate(seen) if answer != str(True)]
+    if blind:
+        raise ProcessesError(
+            f"{folder.absolute()}: {named(blind)} cannot see there what process 0 wrote: all "
+            "processes need one shared folder"
+        )
+
+
+def _prepare(config: TrainConfig, folder: Path) -> None:
     saved = folder / "config.yaml"
     trial = folder / f".trial{os.getpid()}"
     try:
@@ -60,8 +88,7 @@ def prepare_folder(config: TrainConfig, folder: Path) -> None:
             refuse_other_settings(load_config(saved), config, folder)
         elif not saved.exists() and any(folder.iterdir()):
             raise TrainingError(f"{folder}: holds files and no run; name another folder")
-        if jax.process_index() == 0:
-            save_config(config, saved)
+        save_config(config, saved)
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written to ({error.strerror})") from None
 
@@ -94,7 +121,18 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
 
 
 def check_room(folder: Path, checkpoint_bytes: int, keep: int, model_bytes: int) -> None:
-    """Raises TrainingError where the disk cannot hold the checkpoints and the model."""
+    """Raises TrainingError where the disk cannot hold the checkpoints and the model.
+
+    Process 0 looks for all.
+    """
+    first_does(
+        lambda: _check_room(folder, checkpoint_bytes, keep, model_bytes),
+        f"looking at the disk of {folder}",
+        (TrainingError,),
+    )
+
+
+def _check_room(folder: Path, checkpoint_bytes: int, keep: int, model_bytes: int) -> None:
     there = len(_checkpoints(folder))
     # One more than are kept exists while it is written.
     needed = checkpoint_bytes * max(keep + 1 - there, 0) + model_bytes

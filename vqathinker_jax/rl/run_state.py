@@ -51,7 +51,9 @@ class RunPosition:
     @staticmethod
     def from_json(data: dict[str, Any]) -> RunPosition:
         buckets = tuple(tuple(bucket) for bucket in data["buckets"])
-        return RunPosition(**{**data, "stream": StreamState(**data["stream"]), "buckets": buckets})
+        # Version 0.1.0 wrote no `skipped`: its counts were those of one process.
+        stream = {**data["stream"], "skipped": tuple(data["stream"].get("skipped", ()))}
+        return RunPosition(**{**data, "stream": StreamState(**stream), "buckets": buckets})
 
 
 class RunCheckpoints:

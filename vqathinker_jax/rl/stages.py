@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.generate import bucket_length
+from vqathinker_jax.parallel import to_host
 from vqathinker_jax.records import Generation
 from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.rewards import RewardConfig, RewardTerms, draw_partners, total_reward
@@ -87,13 +87,6 @@ def stream_keys(
     """One key per video, folded from (seed, purpose, step, place of the video in the labels)."""
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(indices, jnp.uint32))
-
-
-def to_host(array: Array | np.ndarray) -> np.ndarray:
-    """The whole of a global array, on every process."""
-    if jax.process_count() == 1:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 @contextlib.contextmanager

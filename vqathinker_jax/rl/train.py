@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vqathinker_jax import __version__
 from vqathinker_jax.config import Stage, TrainConfig
 from vqathinker_jax.inference import normalize
 from vqathinker_jax.layouts import place_batch
+from vqathinker_jax.parallel import to_host
+from vqathinker_jax.processes import first_says, require_agreement
 from vqathinker_jax.rl.grpo import group_advantages
 from vqathinker_jax.rl.reference import on_devices
 from vqathinker_jax.rl.rewards import RewardTerms
@@ -35,9 +38,9 @@ from vqathinker_jax.rl.stages import (
     response_row,
     reward_row,
     stream_keys,
-    to_host,
 )
 from vqathinker_jax.rl.update import UpdateBatch, response_logprobs, update
+from vqathinker_jax.strict_yaml import flatten
 
 ROLLOUT_STREAM, PARTNER_STREAM, ANCHOR_STREAM = 2, 3, 4
 """Folded into the root seed, so that draws for one purpose differ from those for any other."""
@@ -57,12 +60,14 @@ def train_stages(
       profile_step: the step of the last stage to write a trace of.
 
     Raises:
+      ProcessesError: the processes of the run were given different settings.
       What `train` raises; settings of a later stage are checked before an earlier one begins.
     """
+    require_agreement(_facts(stages))
     for stage in reversed(stages):
         prepare_folder(stage.config, stage.folder)
     for stage in stages:
-        if is_finished(stage.config, stage.folder):
+        if first_says(lambda stage=stage: is_finished(stage.config, stage.folder), "finding"):
             if not is_quiet and jax.process_index() == 0:
                 model = stage.folder / "model"
                 print(f"finished before: {model} holds its model", file=sys.stderr)
@@ -70,6 +75,15 @@ def train_stages(
         profiled = profile_step if stage is stages[-1] else None
         if not train(stage.config, stage.folder, is_quiet, profiled):
             return
+
+
+def _facts(stages: Sequence[Stage]) -> dict[str, str]:
+    """What all processes of a run must have alike before they do anything together."""
+    facts = {"vqathinker_jax": __version__, "jax": jax.__version__}
+    for stage in stages:
+        prefix = "" if stage is stages[-1] else "before."
+        facts |= {f"{prefix}{key}": str(value) for key, value in flatten(stage.config).items()}
+    return facts
 
 
 def train(

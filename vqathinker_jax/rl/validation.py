@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from vqathinker_jax.asking import Asker
 from vqathinker_jax.config import TrainConfig
@@ -15,6 +16,7 @@ from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.metrics import plcc, srcc
+from vqathinker_jax.parallel import RowReaders, gather_rows, row_readers
 from vqathinker_jax.rl.answers import parse_response, reasoning_text
 from vqathinker_jax.rl.words import words_agreement
 from vqathinker_jax.score_settings import ScoreSettings
@@ -45,22 +47,21 @@ def validate(
     )
     asker = Asker(model, settings, batch_size)
     said, truth, texts, answered = [], [], [], []
-    with config.data.open_reader(model.video, config.data.num_workers) as reader:
-        clips = reader.read_ahead([video.path for video in videos], ahead=batch_size)
-        readable = (
-            (video, frames)
-            for video, frames in zip(videos, clips, strict=True)
-            if not isinstance(frames, VideoError)
-        )
-        while batch := list(itertools.islice(readable, batch_size)):
-            responses = asker.ask(np.stack([frames for _, frames in batch]))
-            for (video, _), (text,) in zip(batch, responses, strict=True):
-                answered.append(video)
-                texts.append(reasoning_text(text))
-                score = parse_response(text, config.reward.fallback).score
-                if score is not None:
-                    said.append(score)
-                    truth.append(video.score)
+    for batch in read_batches(model, videos, config, asker.batch_size):
+        if not batch.is_readable.any():
+            continue
+        responses = asker.ask(batch.frames)
+        for video, (text,), is_readable in zip(
+            batch.videos, responses, batch.is_readable, strict=True
+        ):
+            if not is_readable:
+                continue
+            answered.append(video)
+            texts.append(reasoning_text(text))
+            score = parse_response(text, config.reward.fallback).score
+            if score is not None:
+                said.append(score)
+                truth.append(video.score)
     row = {
         "srcc": srcc(said, truth) if said else math.nan,
         "plcc": plcc(said, truth) if said else math.nan,
@@ -73,6 +74,50 @@ def validate(
     if model.reasoning and any(video.distortions is not None for video in videos):
         row["words_f1"] = words_f1(texts, answered)
     return row
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadVideos:
+    """A batch of videos with their images."""
+
+    videos: Sequence[LabelledVideo]
+    frames: UInt8[np.ndarray, "N I S S 3"]
+    """Black where this process does not read them, or nobody can."""
+    is_readable: Bool[np.ndarray, "N"]
+    """The same on all processes."""
+
+
+def read_batches(
+    model: LoadedModel, videos: Sequence[LabelledVideo], config: TrainConfig, batch_size: int
+) -> Iterator[ReadVideos]:
+    """Batches of videos, of which each process reads those that its devices are asked about.
+
+    Args:
+      model: says how images are made, and which devices hold which row.
+      videos: all of them.
+      config: how they are read.
+      batch_size: a multiple of the devices that share a batch.
+    """
+    readers = RowReaders((0,)) if model.mesh is None else row_readers(model.mesh)
+    share = batch_size // readers.count
+    mine = range(share * readers.mine, share * (readers.mine + 1))
+    own = [video.path for place, video in enumerate(videos) if place % batch_size in mine]
+    shape = (model.video.num_images, model.video.image_size, model.video.image_size, 3)
+    with config.data.open_reader(model.video, config.data.num_workers) as reader:
+        clips = iter(reader.read_ahead(own, ahead=share))
+        for start in range(0, len(videos), batch_size):
+            batch = videos[start : start + batch_size]
+            frames = np.zeros((len(batch), *shape), np.uint8)
+            is_read = np.zeros(batch_size, np.int32)
+            for row in filter(mine.__contains__, range(len(batch))):
+                clip = next(clips)
+                if not isinstance(clip, VideoError):
+                    frames[row], is_read[row] = clip, 1
+            # Processes that bring the same rows must all have read them.
+            row_parts = np.arange(len(batch)) // share
+            is_asked = np.equal.outer(readers.of_process, row_parts)
+            is_readable = (gather_rows(is_read)[:, : len(batch)] >= is_asked).all(axis=0)
+            yield ReadVideos(batch, frames, is_readable)
 
 
 def merit(row: dict[str, float], config: TrainConfig) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from vqathinker_jax.data.labels import Distortion, LabelledVideo
+from vqathinker_jax.processes import first_says
 from vqathinker_jax.rl.responses import SEVERITIES, response_text
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 from vqathinker_jax.weights.folder_writer import new_folder
@@ -29,7 +30,7 @@ def small_tokenizer(run_dir: Path) -> Path:
       WeightsError: it cannot be written.
     """
     folder = run_dir / "tokenizer"
-    if not folder.exists():
+    if not first_says(folder.exists, f"looking for {folder}"):
         with new_folder(folder) as unfinished:
             if jax.process_index() == 0:
                 write_tokenizer(unfinished, (*prompt_texts(), *answer_texts()))

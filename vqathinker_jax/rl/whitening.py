@@ -4,7 +4,7 @@ A few directions of low frequency hold nearly all of the variance of image patch
 filters see little of blur, noise or blocks. The tower's patch embedding gets cosines of all
 frequencies instead, each scaled so that its output has variance 1, and the tower's first two layers
 start as what turns these into the energy of each band over the whole image
-(`rectify`, `average`). SlowFast's stems, which have few filters and a rectifier of their own,
+(`first_layers.py`). SlowFast's stems, which have few filters and a rectifier of their own,
 get random mixtures of the eigenvectors v_i (eigenvalues e_i) of the patches' covariance, with
 Gaussian numbers g_i,
 
@@ -27,12 +27,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from vqathinker_jax.models.internvit import InternViT
 from vqathinker_jax.models.pixels import normalize_pixels, shown_images
-from vqathinker_jax.models.slowfast import StemPathway
 from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.parallel import to_host
+from vqathinker_jax.processes import first_does
+from vqathinker_jax.rl.first_layers import (
+    average,
+    fits_statistics,
+    measure_statistics,
+    rectify,
+    set_values,
+    start_parameters,
+)
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.spec import VideoSpec
 
@@ -42,16 +51,6 @@ NUM_CLIPS = 256
 PATCHES_PER_CLIP = 96
 SMALLEST_DEVIATION = 1e-3
 """Of what a filter gives on training patches: one that sees nothing is not amplified further."""
-SHARPNESS = 4.0
-"""Of the rectifier: |x| is told apart from about 1 / SHARPNESS on."""
-BEND = 0.75
-FLATTENING = 0.9
-RECTIFIER_GAIN = 3.0
-"""How strongly energies stand beside what they are made from."""
-MEAN_GAIN = 8.0
-"""How strongly the mean over the tokens stands beside what is each token's own."""
-OTHERS_GAIN = 0.1
-"""How much what stays random in these two layers is weakened."""
 REFERENCE = 4.0
 """What two channels of the patch embedding always hold, one of them negated: beside it, the norms
 leave a flat or dark patch smaller than a rich one, instead of bringing all to one size."""
@@ -150,123 +149,48 @@ def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
     return list(dict.fromkeys([*means, *axes, *mixed, *coloured, *everything]))[:num]
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Of what the second layer's attention averages, over training images."""
-
-    centre: Float[np.ndarray, "D"]
-    scale: Float[np.ndarray, "D"]
-    """Standard deviation among images of one kind (mosaics, whole frames, slices)."""
-
-
-def fits_statistics(tower: InternViT) -> bool:
-    """Whether a tower has the layers and the width that `rectify` and `average` need."""
-    layers, width, hidden = tower.layers.mlp.fc1.kernel.shape
-    return layers >= 2 and hidden >= 4 * width
-
-
-def rectify(tower: InternViT) -> None:
-    """Makes the MLP of the first layer start as a rectifier, in place.
-
-    For each channel x of the normalised input it adds c(|x|), which rises by 1 up to `BEND` and by
-    `1 - FLATTENING` beyond it, as a logarithm would: four hidden units a channel do it,
-    gelu(+-s x) and gelu(+-s x - s BEND) with s = `SHARPNESS`.
-    """
-    mlp, attention = tower.layers.mlp, tower.layers.attn
-    fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
-    bias, out = np.array(mlp.fc1.bias.get_value()), np.array(attention.proj.kernel.get_value())
-    width = fc1.shape[1]
-    one = np.eye(width, dtype=fc1.dtype)
-    scale = np.array(tower.layers.ls2.get_value())[0]
-    fc1[0, :, : 4 * width] = SHARPNESS * np.concatenate([one, -one, one, -one], axis=1)
-    bias[0, 2 * width : 4 * width] = -SHARPNESS * BEND
-    rising = RECTIFIER_GAIN / SHARPNESS / scale * one
-    falling = -FLATTENING * rising
-    fc2[0, : 4 * width] = np.concatenate([rising, rising, falling, falling])
-    fc2[0, 4 * width :] *= OTHERS_GAIN
-    out[0] *= OTHERS_GAIN
-    set_values(mlp.fc1.kernel, fc1)
-    set_values(mlp.fc1.bias, bias)
-    set_values(mlp.fc2.kernel, fc2)
-    set_values(attention.proj.kernel, out)
-
-
-def measure_statistics(tower: InternViT, images: Float[np.ndarray, "N J S S 3"]) -> Statistics:
-    """What `average` has to centre and scale; the first layer is that of `rectify`.
+def made_filters(
+    model: VQAThinker,
+    tower: InternViT,
+    clips: UInt8[np.ndarray, "N I S S 3"],
+    video: VideoSpec,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Filters for the patch embedding, the layers behind it and, where it runs, SlowFast's stems.
 
     Args:
-      tower: the tower.
-      images: normalised pixels of N clips, J kinds of images each.
-    """
-    graphdef, state = nnx.split(tower)
-
-    @jax.jit
-    def means(state: nnx.State, images: Array) -> Array:
-        tower = nnx.merge(graphdef, state)
-        return _normed(tower(images, 1)).mean(1)
-
-    seen = np.stack([np.asarray(means(state, jnp.asarray(clip))) for clip in images])
-    scale = np.sqrt(seen.var(axis=0).mean(axis=0))
-    return Statistics(seen.mean(axis=(0, 1)), np.maximum(scale, SMALLEST_DEVIATION))
-
-
-def average(tower: InternViT, statistics: Statistics) -> None:
-    """Makes the attention of the second layer start as the mean over all tokens, in place.
-
-    Each token then holds the energy of every band, centred and scaled over the training images:
-    `MEAN_GAIN` times a number of mean 0 and variance 1 a channel.
-    """
-    attention = tower.layers.attn
-    qkv, out, bias = (
-        np.array(parameter.get_value())
-        for parameter in (attention.qkv.kernel, attention.proj.kernel, attention.proj.bias)
-    )
-    one = np.eye(qkv.shape[1], dtype=qkv.dtype)
-    gain = MEAN_GAIN / statistics.scale / np.array(tower.layers.ls1.get_value())[1]
-    qkv[1, :, :2] *= OTHERS_GAIN
-    qkv[1, :, 2] = one.reshape(qkv[1, :, 2].shape)
-    out[1] = (one * gain).reshape(out[1].shape)
-    bias[1] = -statistics.centre * gain
-    set_values(attention.qkv.kernel, qkv)
-    set_values(attention.proj.kernel, out)
-    set_values(attention.proj.bias, bias)
-
-
-def _normed(x: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-
-
-def whiten(
-    model: VQAThinker, clips: UInt8[np.ndarray, "N I S S 3"], video: VideoSpec, seed: int
-) -> None:
-    """Gives the patch embedding and, where it runs, SlowFast's stems whitened filters, in place.
-
-    Args:
-      model: with parameters of its own.
+      model: only its shapes are looked at.
+      tower: a copy of its tower on a device of this process, which is changed.
       clips: the images of some training clips: the first F of each are its frames.
       video: their geometry.
       seed: of the choice of patches and of the mixtures.
+
+    Returns:
+      The values of `filters_of`, each in any shape of as many numbers.
     """
     rng = np.random.default_rng([seed, 0x5EED])
     pixels = np.asarray(normalize_pixels(jnp.asarray(clips)))
-    embedding = model.vision.patch_embedding
+    embedding = tower.patch_embedding
     patch = embedding.kernel.shape[0]
     patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
     filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
-    if fits_statistics(model.vision):
-        rectify(model.vision)
+    if fits_statistics(tower):
+        rectify(tower)
         shown = np.asarray(shown_images(jnp.asarray(pixels), video))
-        average(model.vision, measure_statistics(model.vision, shown))
+        average(tower, measure_statistics(tower, shown))
+    values = {name: np.asarray(one.get_value()) for name, one in tower_parameters(tower).items()}
     if not video.has_motion:
-        return
+        return values
     frames = pixels[:, : video.num_frames]
-    for stem in (model.slowfast.stem.slow, model.slowfast.stem.fast):
+    for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
         window = stem.conv.kernel.shape[:3]
         patches = cut_patches(frames, window, rng)
-        set_stem(stem, whitened_filters(patches, stem.conv.kernel.shape[-1], rng))
+        filters = whitened_filters(patches, stem.conv.kernel.shape[-1], rng)
+        # The convolution has no bias: the norm after it subtracts the mean.
+        values |= {f"{name}_kernel": filters.kernel, f"{name}_mean": -filters.bias}
+    return values
 
 
 def whiten_once(
@@ -276,58 +200,54 @@ def whiten_once(
     video: VideoSpec,
     seed: int,
 ) -> None:
-    """As `whiten`; what it sets is kept in a file, from which a resumed run has the very same.
+    """Gives a model the filters of `made_filters`, in place.
 
-    What does not train is in no checkpoint, and another machine's linear algebra would give other
-    signs.
+    They are kept in a file, from which a resumed run has the very same. What does not train is in
+    no checkpoint, and another machine's linear algebra would give other signs: of several processes
+    the first one makes them for all.
 
     Args:
-      model, video, seed: as for `whiten`.
+      model: with parameters of its own.
+      video, seed: as for `made_filters`.
       kept: the file, in the folder of the run; `.npz`.
       read: gives the clips; called where there is no such file.
 
     Raises:
       TrainingError: the file is damaged or belongs to another model.
     """
-    parameters = filters_of(model, video)
-    if not kept.exists():
-        whiten(model, read(), video, seed)
-        if jax.process_index() == 0:
+    graphdef, state = nnx.split(model.vision)
+    values = jax.tree.map(to_host, state)
+
+    def make() -> None:
+        if not kept.exists():
+            tower = nnx.merge(graphdef, jax.tree.map(jnp.array, values))
             partial = kept.with_name(f".partial-{kept.name}")
-            np.savez(partial, **{name: np.asarray(p.get_value()) for name, p in parameters.items()})
+            np.savez(partial, **made_filters(model, tower, read(), video, seed))
             os.replace(partial, kept)
-        return
+
+    first_does(make, f"making {kept}", (TrainingError,))
     try:
         with np.load(kept, allow_pickle=False) as file:
-            for name, parameter in parameters.items():
+            for name, parameter in filters_of(model, video).items():
                 set_values(parameter, file[name])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise TrainingError(f"{kept}: its filters cannot be used ({error})") from None
 
 
+def tower_parameters(tower: InternViT) -> dict[str, nnx.Param]:
+    """The parameters of a tower that `made_filters` gives values for, by name."""
+    embedding = tower.patch_embedding
+    filters = {"embedding_kernel": embedding.kernel, "embedding_bias": embedding.bias}
+    return filters | (start_parameters(tower) if fits_statistics(tower) else {})
+
+
 def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
-    """The parameters that `whiten` sets, by name."""
-    embedding, layers = model.vision.patch_embedding, model.vision.layers
-    named = {
-        "embedding_kernel": embedding.kernel,
-        "embedding_bias": embedding.bias,
-        "fc1_kernel": layers.mlp.fc1.kernel,
-        "fc1_bias": layers.mlp.fc1.bias,
-        "fc2_kernel": layers.mlp.fc2.kernel,
-        "qkv_kernel": layers.attn.qkv.kernel,
-        "proj_kernel": layers.attn.proj.kernel,
-        "proj_bias": layers.attn.proj.bias,
-    }
+    """The parameters that `whiten_once` sets, by name."""
+    named = tower_parameters(model.vision)
     if video.has_motion:
         for name, stem in (("slow", model.slowfast.stem.slow), ("fast", model.slowfast.stem.fast)):
             named |= {f"{name}_kernel": stem.conv.kernel, f"{name}_mean": stem.norm.mean}
     return named
-
-
-def set_stem(stem: StemPathway, filters: Filters) -> None:
-    """Filters into a convolution without bias: the norm after it subtracts the mean."""
-    set_values(stem.conv.kernel, filters.kernel)
-    set_values(stem.norm.mean, -filters.bias)
 
 
 def cut_patches(
@@ -347,9 +267,3 @@ def cut_patches(
             )
             patches.append(clip[t : t + deep, y : y + high, x : x + wide].reshape(-1))
     return np.stack(patches)
-
-
-def set_values(parameter: nnx.Param, values: np.ndarray) -> None:
-    """Puts values in a parameter's shape, dtype and sharding."""
-    old = parameter.get_value()
-    parameter.set_value(jax.device_put(values.reshape(old.shape).astype(old.dtype), old.sharding))

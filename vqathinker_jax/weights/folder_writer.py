@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vqathinker_jax.calibration import CALIBRATION_NAME
+from vqathinker_jax.processes import first_does, wait_for_all
 from vqathinker_jax.weights.config_fields import make_config, own_facts, write_config
 from vqathinker_jax.weights.config_json import (
     CONFIG_NAME,
@@ -107,38 +107,41 @@ def new_folder(dst: Path) -> Iterator[Path]:
     Raises:
       WeightsError: `dst` is a file or a folder that is not empty, or cannot be made.
     """
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise WeightsError(f"{dst}: already exists and is not an empty folder; name another")
     is_first = jax.process_index() == 0
     # Under the same name on every host, so that they can all write into it.
     suffix = uuid.uuid4().hex[:8] if jax.process_count() == 1 else "multihost"
     temporary = dst.parent / f".{dst.name}.{suffix}.part"
-    try:
-        if jax.process_count() > 1:
-            if is_first:
-                shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-            _wait_for_all(f"cleared {dst}")
-        temporary.mkdir(parents=True, exist_ok=jax.process_count() > 1)
-    except OSError as error:
-        raise WeightsError(f"{dst}: cannot be made: {error.strerror}") from None
+    # The others never look for `dst` before it is there: a shared disk may remember for a while
+    # that it was not.
+    first_does(lambda: _begin(dst, temporary), f"making {dst}", (WeightsError,))
     try:
         yield temporary
-        _wait_for_all(f"written {dst}")
-        if is_first:
-            if dst.exists():
-                dst.rmdir()
-            os.replace(temporary, dst)
+        wait_for_all(f"writing {dst}")
+        first_does(lambda: _put_in_place(temporary, dst), f"renaming {dst}", (WeightsError,))
     except OSError as error:
         raise WeightsError(f"{dst}: cannot be written: {error.strerror or error}") from None
     finally:
         if is_first:
             shutil.rmtree(temporary, ignore_errors=True)
-    _wait_for_all(f"renamed {dst}")
 
 
-def _wait_for_all(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+def _begin(dst: Path, temporary: Path) -> None:
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise WeightsError(f"{dst}: already exists and is not an empty folder; name another")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise WeightsError(f"{dst}: cannot be made: {error.strerror}") from None
+
+
+def _put_in_place(temporary: Path, dst: Path) -> None:
+    try:
+        if dst.exists():
+            dst.rmdir()
+        os.replace(temporary, dst)
+    except OSError as error:
+        raise WeightsError(f"{dst}: cannot be written: {error.strerror or error}") from None
 
 
 def write_folder(
