@@ -442,6 +442,7 @@ def _mesh(config: TrainConfig) -> Mesh:
     try:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         num_readers = row_readers(mesh).count
+        row_readers(rollout_mesh(mesh, config.mesh.rollout_tensor))  # validation reads by it
     except ValueError as error:
         raise TrainingError(str(error)) from None
     if config.run.videos_per_step % num_readers:
