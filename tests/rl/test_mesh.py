@@ -141,7 +141,6 @@ def alone(quickly_compiled) -> dict[bool, Outcome]:
         ((2, 2, 2), 4, False),
         ((1, 8, 1), 8, False),
         ((1, 2, 4), 8, False),
-        ((8, 1, 1), 8, False),
         ((2, 2, 2), 8, True),
     ],
 )

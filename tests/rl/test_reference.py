@@ -27,6 +27,9 @@ def as_stored(dtype: str, mesh) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     return split_trained(fill_model(graphdef, state, source, mesh, dtype), "full")
 
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
 @pytest.mark.parametrize(
     ("stored_dtype", "dtype", "kept"),
     [("bfloat16", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")],
@@ -42,7 +45,9 @@ def test_kl_is_exactly_zero_at_the_start(stored_dtype, dtype, kept):
     found = response_logprobs(on_devices(reference), frozen, batch, static)
     batch = dataclasses.replace(batch, reference_logprobs=found)
     opt_state = OPTIMIZER.make().init(trained)
-    _, _, metrics = update(trained, frozen, opt_state, batch, static, OPTIMIZER)
+    # jax's attention mixes dtypes in its bfloat16 gradient, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        _, _, metrics = update(trained, frozen, opt_state, batch, static, OPTIMIZER)
     assert float(metrics.kl_token_mean) == 0.0 and float(metrics.grad_norm) > 0
 
 
