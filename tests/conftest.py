@@ -31,6 +31,18 @@ install_import_hook(
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_threefry_partitionable", True)
 
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Lets go of compiled programs after each file.
+
+    Every one takes some of the memory maps that the system allows a process (65,530 by default);
+    XLA crashes when there are no more.
+    """
+    yield
+    jax.clear_caches()
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

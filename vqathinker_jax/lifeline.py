@@ -22,6 +22,8 @@ OWN_FAILURE_S = 5.0
 LAST_WAIT_S = 15.0
 """A process that failed waits so long for the others to notice: had it left, their connections to
 it would break first, and they could not say why."""
+LEAD_S = 2.0
+"""Process 0 leaves so much later than the others: JAX aborts whoever is still there without it."""
 
 
 class Lifeline:
@@ -103,6 +105,8 @@ class Lifeline:
                 # Process 0 leaves last, once it has told why; else it died.
                 return [] if 0 in ended else [0]
             time.sleep(LOOK_S / 4)
+        if self._index == 0:
+            time.sleep(LEAD_S)
         return [index for index in range(self._count) if index not in ended]
 
     def _watch(self) -> None:

@@ -152,8 +152,10 @@ def test_one_that_is_killed_ends_the_other_and_a_restart_loses_nothing(sft, tmp_
         launched.wait_until(lambda: (checkpoints / "2").is_dir())
         launched.processes[1].kill()
         codes, said = launched.wait(), launched.said()
-    assert codes[0] == 1 and codes[1] == -signal.SIGKILL, said
-    assert "process 1 ended or hangs, and did not say why" in said[0]
+    assert codes[1] == -signal.SIGKILL, said
+    # Where a collective was running, its library may abort the other first, in its own words.
+    assert codes[0] in (1, -signal.SIGABRT), said
+    assert codes[0] != 1 or "process 1 ended or hangs, and did not say why" in said[0]
 
     last = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
     again = train_commands([*line, "--run.steps", str(last + 2)], 2)

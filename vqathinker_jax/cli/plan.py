@@ -148,12 +148,12 @@ def _prepared(args: argparse.Namespace, name: str) -> tuple:
     config = request.started_as(stages[-1].config, stages[0].config)
     completion = request.require_completion(config, args.completion)
     phases = chosen_phases(config, args.only)
-    require_compiler(topology)
     subject = request.find_subject(config, args.preset, args.prompt_length)
     if args.mesh == "auto":
         config = request.fitted_mesh(config, topology, subject)
     request.require_mesh(config, topology)
     request.kernels_for(config, topology, subject)
+    require_compiler(topology)
     return config, topology, subject, completion, phases
 
 
