@@ -75,7 +75,6 @@ class Model:
         self.reference = stored
         self.optimizer = OptimizerConfig(total_steps=1000)
         self.opt_state = self.optimizer.initial_state(self.trained, self.mesh, 0)
-        self.num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((stored, self.frozen)))
 
     def sampler(self) -> nnx.State:
         """The parameters as rollouts read them."""
@@ -122,13 +121,13 @@ class Bench:
     """The rows of one preset.
 
     Args:
-      shapes: what is run.
+      model: what is run.
       record: where rows go.
     """
 
-    def __init__(self, shapes: Shapes, record: Record):
-        self.shapes, self.record, self.chip = shapes, record, this_chip()
-        self.model = Model(shapes)
+    def __init__(self, model: Model, record: Record):
+        self.model, self.record, self.chip = model, record, this_chip()
+        shapes = self.shapes = model.shapes
         self.pixels = random_pixels(shapes.videos, shapes.training)
         self.ids, self.lengths = prompts(shapes, shapes.videos, shapes.training)
         self.keys = jax.random.split(jax.random.key(1), shapes.videos)
@@ -269,14 +268,15 @@ class Bench:
 def main() -> None:
     """Measures and leaves a file."""
     shapes, args = parse(__doc__.splitlines()[0])
-    facts = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "what": "LoRA" if shapes.has_lora else "full",
-    }
-    record = Record(args.out, facts, args.repeats, args.only)
     with jax.set_mesh(make_mesh()):
-        Bench(shapes, record).run()
+        model = Model(shapes)
+        facts = {
+            "device": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "what": "LoRA" if shapes.has_lora else "full",
+            "attention of tower and decoder": model.attention,
+        }
+        Bench(model, Record(args.out, facts, args.repeats, args.only)).run()
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.plan.request import estimated_prompt
 from vqathinker_jax.spec import INFERENCE, TRAINING, VideoSpec
 
 SCORED_VIDEOS, SCORED_TOKENS = 8, 128
 """G6: videos of a batch, and tokens of each answer."""
-TEXT_TOKENS = 163
-"""Of the training prompt with the published tokenizer: all that is no placeholder."""
 ROWS = ("G1", "G2", "G3", "G4", "G5", "G6")
 
 
@@ -40,8 +39,7 @@ class Shapes:
 
     def prompt_tokens(self, video: VideoSpec) -> int:
         """P of a geometry, without padding."""
-        frames = video.num_frames * self.model.tokens_per_frame(video.image_size)
-        return frames + video.has_motion + TEXT_TOKENS
+        return estimated_prompt(video, "train", self.model.tokens_per_frame(video.image_size))
 
 
 class Record:

@@ -67,9 +67,9 @@ class ModelConfig:
     """Whether SlowFast trains: `frozen`, or `layers` (all of it but its stems, and only in
     SFT): for a preset, which has no pretrained one."""
     whiten: bool = False
-    """Whether a preset's patch embedding starts as cosines, and SlowFast's stems as mixtures of the
-    whitened principal components, scaled to the training clips, instead of as noise
-    (`rl/whitening.py`)."""
+    """Whether a preset starts with filters scaled to the training clips instead of noise: cosines
+    in the patch embedding, statistics of the image in the tower's first layers, and whitened
+    principal components in SlowFast's stems (`rl/whitening.py`)."""
     lora: LoraConfig | None = None
     """Adapters that train in the decoder's place, which then stays as stored; None: it trains
     itself. What else trains, `vision` says. There is no dropout on adapters."""

@@ -30,7 +30,7 @@ from vqathinker_jax.models.generate import (
 from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.pixels import normalize_pixels, shown_images
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig, check_placeholders
-from vqathinker_jax.parallel import named_sharding
+from vqathinker_jax.parallel import named_sharding, num_shares
 from vqathinker_jax.records import Generation, Prefix
 from vqathinker_jax.spec import VideoSpec
 
@@ -82,7 +82,7 @@ class LoadedModel:
     @property
     def num_shares(self) -> int:
         """Devices that a batch is spread over."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return 1 if self.mesh is None else num_shares(self.mesh)
 
     def placed(self, frames: UInt8[np.ndarray, "N I S S 3"]) -> UInt8[Array, "N I S S 3"]:
         """Images of a batch on the devices; N is a multiple of `num_shares`.

@@ -247,10 +247,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
-def num_shares() -> int:
-    """Parts that the mesh in use splits a batch into; 1 when no mesh is set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+def num_shares(mesh: Mesh | None = None) -> int:
+    """Parts that a mesh, by default the one in use, splits a batch into; 1 when none is set."""
+    if mesh is None:
+        mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in LOGICAL_AXES["batch"])
 
 
 def per_shard(
@@ -273,13 +274,12 @@ def per_shard(
         return f
 
     def run(*args) -> jax.Array:
-        parts = math.prod(mesh.shape[name] for name in LOGICAL_AXES["batch"])
         rows = [
             arg.shape[axes.index("batch")]
             for arg, axes in zip(args, in_axes, strict=True)
             if axes is not None and "batch" in axes
         ]
-        is_even = all(size % parts == 0 for size in rows)
+        is_even = all(size % num_shares() == 0 for size in rows)
 
         def spec(axes: Sequence[str | None] | None) -> PartitionSpec:
             axes = () if axes is None else axes

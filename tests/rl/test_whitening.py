@@ -18,9 +18,9 @@ from vqathinker_jax.rl.first_layers import (
     MEAN_GAIN,
     RECTIFIER_GAIN,
     average,
-    fits_statistics,
     measure_statistics,
     rectify,
+    require_room,
 )
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.whitening import (
@@ -84,7 +84,7 @@ def test_cosines_that_see_nothing_are_not_amplified():
 
 
 def test_a_tower_wider_than_there_are_cosines_is_refused():
-    with pytest.raises(TrainingError, match="12 cosines, but the tower is 13 wide"):
+    with pytest.raises(TrainingError, match="12 cosines, but the tower needs 13"):
         cosine_filters(np.zeros((3, 2, 2, 3)), 13)
 
 
@@ -150,9 +150,11 @@ def test_the_second_layer_adds_the_centred_and_scaled_mean_of_the_image():
 
 
 @pytest.mark.parametrize(("hidden", "num_layers"), [(23, 2), (24, 1)])
-def test_a_tower_too_small_for_statistics_is_told(hidden, num_layers):
-    assert not fits_statistics(small_tower(6, hidden, num_layers))
-    assert fits_statistics(small_tower(6, 24, 2))
+def test_a_tower_too_small_for_statistics_is_refused(hidden, num_layers):
+    wanted = f"24 hidden units at a width of 6, and this one has {num_layers} with {hidden}"
+    with pytest.raises(TrainingError, match=wanted):
+        require_room(small_tower(6, hidden, num_layers))
+    require_room(small_tower(6, 24, 2))
 
 
 def test_two_filters_are_blind_and_always_give_the_reference():
@@ -178,7 +180,7 @@ def unread():
 def test_a_model_gets_filters_that_answer_to_its_clips_and_keeps_them(tmp_path):
     cfg = VQAThinkerConfig(
         vision=InternViTConfig(
-            hidden_size=22, intermediate_size=26, num_hidden_layers=1, num_attention_heads=1,
+            hidden_size=22, intermediate_size=88, num_hidden_layers=2, num_attention_heads=1,
             image_size=28,
         ),
         decoder=Qwen2Config(

@@ -9,13 +9,11 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-T = TypeVar("T")
+from vqathinker_jax.processes import wait_for_all
 
-LONGEST_WAIT_S = 7 * 24 * 3600
-"""How long a process waits for the others; one that died ends the wait of all."""
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +51,7 @@ class Shard:
             return [text]
         # The others may be hours behind. Collectives give up sooner than this barrier, so none
         # begins before all are here.
-        ocp.multihost.sync_global_processes(
-            f"gathering {name}", timeout=LONGEST_WAIT_S, processes=set(range(self.count))
-        )
+        wait_for_all(f"gathering {name}")
         data = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
         lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
         padded = np.zeros(max(1, int(lengths.max())), np.uint8)

@@ -49,6 +49,24 @@ class Card(Chip):
 
 # TPU memory is what the compiler of libtpu 0.0.51 says a program may use, a little less than the
 # chip has. Rates: Google's pages on each version (links count one way); NVIDIA's data sheets.
+H100 = Card(
+    "h100",
+    "cuda",
+    84_942_979_072,
+    989e12,
+    3352e9,
+    450e9,
+    8,
+    title="NVIDIA H100 80GB HBM3",
+    compute_capability=(9, 0),
+    core_count=132,
+    fpus_per_core=128,
+    shared_memory_per_core=233_472,
+    shared_memory_per_block_optin=232_448,
+    l2_cache_size=52_428_800,
+    clock_rate_ghz=1.98,
+)
+
 CHIPS: dict[str, Chip] = {
     "v5e": Chip("v5e", "tpu", int(15.75 * GIB), 197e12, 819e9, 200e9),
     "v5p": Chip("v5p", "tpu", int(95.73 * GIB), 459e12, 2765e9, 600e9),
@@ -70,39 +88,14 @@ CHIPS: dict[str, Chip] = {
         l2_cache_size=41_943_040,
         clock_rate_ghz=1.41,
     ),
-    "h100": Card(
-        "h100",
-        "cuda",
-        84_942_979_072,
-        989e12,
-        3352e9,
-        450e9,
-        8,
-        title="NVIDIA H100 80GB HBM3",
-        compute_capability=(9, 0),
-        core_count=132,
-        fpus_per_core=128,
-        shared_memory_per_core=233_472,
-        shared_memory_per_block_optin=232_448,
-        l2_cache_size=52_428_800,
-        clock_rate_ghz=1.98,
-    ),
-    "h200": Card(
-        "h200",
-        "cuda",
-        151_397_597_184,
-        989e12,
-        4800e9,
-        450e9,
-        8,
+    "h100": H100,
+    # The same chip with more and faster memory.
+    "h200": dataclasses.replace(
+        H100,
+        name="h200",
+        memory_bytes=151_397_597_184,
+        memory_bandwidth=4800e9,
         title="NVIDIA H200 141GB HBM3e",
-        compute_capability=(9, 0),
-        core_count=132,
-        fpus_per_core=128,
-        shared_memory_per_core=233_472,
-        shared_memory_per_block_optin=232_448,
-        l2_cache_size=52_428_800,
-        clock_rate_ghz=1.98,
     ),
     "cpu": Chip("cpu", "cpu", None, None, None, None),
 }

@@ -17,6 +17,7 @@ from vqathinker_jax.plan.job import Job
 from vqathinker_jax.plan.topologies import PlanError, Topology, has_cudnn
 from vqathinker_jax.rl.stages import response_bucket
 from vqathinker_jax.rl.vocabulary import small_tokenizer
+from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.checkpoint import is_checkpoint
 from vqathinker_jax.weights.huggingface import open_layout
 from vqathinker_jax.weights.load import read_any_config
@@ -91,7 +92,10 @@ def find_subject(
     if length is None and tokenizer is not None:
         length, length_said = _counted_prompt(config, tokens, tokenizer), "by the tokenizer"
     if length is None:
-        length, length_said = estimated_prompt(config, tokens), "estimated: no tokenizer here"
+        length, length_said = (
+            estimated_prompt(config.video, config.data.prompt_style, tokens),
+            "estimated: no tokenizer here",
+        )
     return Subject(model, dtype, said, length, length_said)
 
 
@@ -107,13 +111,12 @@ def started_as(config: TrainConfig, first: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, model=model)
 
 
-def estimated_prompt(config: TrainConfig, tokens_per_frame: int) -> int:
-    """Tokens of the training prompt without a tokenizer: placeholders exactly, words by a rule."""
-    video = config.video
+def estimated_prompt(video: VideoSpec, style: str, tokens_per_frame: int) -> int:
+    """Tokens of a prompt without a tokenizer: placeholders exactly, words by a rule."""
     images = video.num_shown + video.num_views
     placeholders = images * tokens_per_frame + video.has_motion
     names = (images + video.has_motion) * TOKENS_PER_NAME
-    return TEXT_TOKENS[config.data.prompt_style] + names + placeholders
+    return TEXT_TOKENS[style] + names + placeholders
 
 
 def fitted_mesh(config: TrainConfig, topology: Topology, subject: Subject) -> TrainConfig:

@@ -17,11 +17,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vqathinker_jax.models.internvit import InternViT
+from vqathinker_jax.rl.run_state import TrainingError
 
 SHARPNESS = 4.0
 """Of the rectifier: |x| is told apart from about 1 / SHARPNESS on."""
 BEND = 0.75
+"""Size, in standard deviations of a token's channels, from which energies are flattened."""
 FLATTENING = 0.9
+"""Share of the slope that is lost there."""
 RECTIFIER_GAIN = 3.0
 """How strongly energies stand beside what they are made from."""
 MEAN_GAIN = 8.0
@@ -41,10 +44,14 @@ class Statistics:
     """Standard deviation among images of one kind (mosaics, whole frames, slices)."""
 
 
-def fits_statistics(tower: InternViT) -> bool:
-    """Whether a tower has the layers and the width that `rectify` and `average` need."""
+def require_room(tower: InternViT) -> None:
+    """Raises TrainingError if a tower lacks the layers or the width of `rectify` and `average`."""
     layers, width, hidden = tower.layers.mlp.fc1.kernel.shape
-    return layers >= 2 and hidden >= 4 * width
+    if layers < 2 or hidden < 4 * width:
+        raise TrainingError(
+            f"model.whiten needs a tower of 2 layers with {4 * width} hidden units at a width of "
+            f"{width}, and this one has {layers} with {hidden}"
+        )
 
 
 def rectify(tower: InternViT) -> None:
@@ -85,7 +92,9 @@ def measure_statistics(tower: InternViT, images: Float[np.ndarray, "N J S S 3"])
     @jax.jit
     def means(state: nnx.State, images: Array) -> Array:
         tower = nnx.merge(graphdef, state)
-        return _normed(tower(images, 1)).mean(1)
+        layers, stacked = nnx.split(tower.layers)
+        second = nnx.merge(layers, jax.tree.map(lambda a: a[1], stacked))
+        return second.norm1(tower(images, 1)).mean(1)
 
     seen = np.stack([np.asarray(means(state, jnp.asarray(clip))) for clip in images])
     scale = np.sqrt(seen.var(axis=0).mean(axis=0))
@@ -131,8 +140,3 @@ def set_values(parameter: nnx.Param, values: np.ndarray) -> None:
     """Puts values in a parameter's shape, dtype and sharding."""
     old = parameter.get_value()
     parameter.set_value(jax.device_put(values.reshape(old.shape).astype(old.dtype), old.sharding))
-
-
-def _normed(x: Array) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)

@@ -36,9 +36,9 @@ from vqathinker_jax.parallel import to_host
 from vqathinker_jax.processes import first_does
 from vqathinker_jax.rl.first_layers import (
     average,
-    fits_statistics,
     measure_statistics,
     rectify,
+    require_room,
     set_values,
     start_parameters,
 )
@@ -100,7 +100,7 @@ def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> F
     if num_filters > 3 * size**2:
         raise TrainingError(
             f"model.whiten: patches of {size} x {size} pixels have {3 * size**2} cosines, but the "
-            f"tower is {num_filters} wide"
+            f"tower needs {num_filters}"
         )
     place = np.arange(size)
     waves = np.cos(np.pi * (place + 0.5) * place[:, None] / size)
@@ -176,10 +176,9 @@ def made_filters(
     filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
-    if fits_statistics(tower):
-        rectify(tower)
-        shown = np.asarray(shown_images(jnp.asarray(pixels), video))
-        average(tower, measure_statistics(tower, shown))
+    rectify(tower)
+    shown = np.asarray(shown_images(jnp.asarray(pixels), video))
+    average(tower, measure_statistics(tower, shown))
     values = {name: np.asarray(one.get_value()) for name, one in tower_parameters(tower).items()}
     if not video.has_motion:
         return values
@@ -213,8 +212,9 @@ def whiten_once(
       read: gives the clips; called where there is no such file.
 
     Raises:
-      TrainingError: the file is damaged or belongs to another model.
+      TrainingError: the file is damaged or belongs to another model, or the tower is too small.
     """
+    require_room(model.vision)
     graphdef, state = nnx.split(model.vision)
     values = jax.tree.map(to_host, state)
 
@@ -238,7 +238,7 @@ def tower_parameters(tower: InternViT) -> dict[str, nnx.Param]:
     """The parameters of a tower that `made_filters` gives values for, by name."""
     embedding = tower.patch_embedding
     filters = {"embedding_kernel": embedding.kernel, "embedding_bias": embedding.bias}
-    return filters | (start_parameters(tower) if fits_statistics(tower) else {})
+    return filters | start_parameters(tower)
 
 
 def filters_of(model: VQAThinker, video: VideoSpec) -> dict[str, nnx.Param]:
