@@ -7,6 +7,7 @@ axes (`parallel.LOGICAL_AXES`) as metadata.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -27,10 +28,39 @@ def parameter(value: Array, logical_axes: Sequence[str]) -> nnx.Param:
     return nnx.Param(value, logical_axes=tuple(logical_axes))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def contract(x: Float[Array, "..."], kernel: Float[Array, "..."], num: int) -> Float[Array, "..."]:
-    """Sums over the `num` last axes of x and the `num` first ones of a kernel."""
+    """Sums over the `num` last axes of x and the `num` first ones of a kernel.
+
+    The kernel's gradient is a product of two tall matrices of which XLA has to turn one on a CPU,
+    where it computes anew what the matrix was made from, activation functions included. Here that
+    is the narrower one; JAX's own rule always turns what came from above.
+    """
     last = tuple(range(x.ndim - num, x.ndim))
     return jax.lax.dot_general(x, kernel, ((last, tuple(range(num))), ((), ())))
+
+
+def _contract_forward(x: Array, kernel: Array, num: int) -> tuple[Array, tuple[Array, Array]]:
+    return contract(x, kernel, num), (x, kernel)
+
+
+def _contract_backward(
+    num: int, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    num_out = kernel.ndim - num
+    outputs = tuple(range(cotangent.ndim - num_out, cotangent.ndim))
+    to_x = jax.lax.dot_general(
+        cotangent, kernel, ((outputs, tuple(range(num, kernel.ndim))), ((), ()))
+    )
+    rows = tuple(range(x.ndim - num))
+    if math.prod(kernel.shape[:num]) <= math.prod(kernel.shape[num:]):
+        return to_x, jax.lax.dot_general(x, cotangent, ((rows, rows), ((), ())))
+    turned = jax.lax.dot_general(cotangent, x, ((rows, rows), ((), ())))
+    return to_x, turned.transpose(*range(num_out, kernel.ndim), *range(num_out))
+
+
+contract.defvjp(_contract_forward, _contract_backward)
 
 
 class LowRank(nnx.Module):
