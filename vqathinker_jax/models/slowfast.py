@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,68 @@ class Conv3D(nnx.Module):
         return y.reshape(batch, -1, *y.shape[1:])
 
 
+class StemConv(Conv3D):
+    """The first convolution: many pixels go in, of stride 2 in space, and few channels come out.
+
+    Computed in a form that takes a third of the time on a CPU: each frame is convolved once, with
+    the filters of all frames of the window, and not once in every window that it is in; and squares
+    of 2 x 2 pixels are made channels before, which does away with the stride.
+    """
+
+    def __call__(self, x: Float[Array, "N t h w I"]) -> Float[Array, "N t v z O"]:
+        num, frames, height, width, channels = x.shape
+        kernel = self.kernel[...].astype(x.dtype)
+        window = len(kernel)
+        kernel = jnp.concatenate(list(kernel), axis=-1)
+        rows, columns = (halving_pads(size) for size in kernel.shape[:2])
+        none = (0, 0)
+        kernel = jnp.pad(kernel, (rows.kernel, columns.kernel, none, none))
+        images = x.reshape(-1, height, width, channels)
+        images = jnp.pad(images, (none, (0, height % 2), (0, width % 2), none))
+        y = jax.lax.conv_general_dilated(
+            _squares(images),
+            _squares(kernel.transpose(3, 0, 1, 2)).transpose(1, 2, 3, 0),
+            window_strides=(1, 1),
+            padding=(rows.squares, columns.squares),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=jnp.float32,
+        )
+        y = y.reshape(num, frames, *y.shape[1:])
+        y = jnp.pad(y, (none, (window // 2, window // 2), none, none, none))
+        taps = jnp.split(y, window, axis=-1)
+        return sum(tap[:, i : i + frames] for i, tap in enumerate(taps)).astype(x.dtype)
+
+
+class HalvingPads(NamedTuple):
+    """Zeros (before, after) along one axis."""
+
+    kernel: tuple[int, int]
+    """In pixels: the kernel is then a whole number of squares, and begins at one."""
+    squares: tuple[int, int]
+    """In squares of the image."""
+
+
+def halving_pads(size: int) -> HalvingPads:
+    """For a kernel of odd `size`, zero-padded by half of it, of stride 2.
+
+    >>> halving_pads(7)
+    HalvingPads(kernel=(1, 0), squares=(2, 1))
+    """
+    middle = size // 2
+    before = -(-middle // 2)
+    front = 2 * before - middle
+    back = (size + front) % 2
+    # As many squares come out as there are in the image.
+    return HalvingPads((front, back), (before, (front + size + back) // 2 - 1 - before))
+
+
+def _squares(x: Float[Array, "B h w I"]) -> Float[Array, "B v z J"]:
+    """The pixels of each square of 2 x 2 as channels, J = 4 I."""
+    num, height, width, channels = x.shape
+    x = x.reshape(num, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    return x.reshape(num, height // 2, width // 2, 4 * channels)
+
+
 def _stack_frames(
     x: Float[Array, "N t h w I"], window: int, stride: int
 ) -> Float[Array, "N u h w WI"]:
@@ -210,7 +273,7 @@ class StemPathway(nnx.Module):
     """Convolution of stride 2, norm, ReLU, then max pooling of stride 2."""
 
     def __init__(self, depth: int, channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = Conv3D(
+        self.conv = StemConv(
             (depth, 7, 7), 3, channels, stride=(1, 2, 2), param_dtype=param_dtype, rngs=rngs
         )
         self.norm = BatchNorm(channels, param_dtype=param_dtype)
