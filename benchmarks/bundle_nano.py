@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.nano_quality import EXPECTED
 from vqathinker_jax.bundled import BUNDLED_NAME
 from vqathinker_jax.weights.config_fields import OWN_KEY
 
@@ -64,11 +65,14 @@ def card(record: dict[str, Any], commands: list[str], num_parameters: int) -> st
             "",
             "Mean within-clip rank correlation of step and falling score; nobody's opinion enters.",
             "",
-            "| distortion | SRCC |",
-            "|---|---|",
+            "| distortion | SRCC, greedy scores | SRCC, expected scores |",
+            "|---|---|---|",
             *(
-                f"| {row['distortion']} | {_number(row['within_clip_srcc'])} |"
-                for row in real["orders"]["model"]
+                f"| {greedy['distortion']} | {_number(greedy['within_clip_srcc'])} "
+                f"| {_number(expected['within_clip_srcc'])} |"
+                for greedy, expected in zip(
+                    real["orders"]["model"], real["orders"][EXPECTED], strict=True
+                )
             ),
         ]
     return "\n".join(lines) + "\n"

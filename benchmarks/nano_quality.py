@@ -1,10 +1,11 @@
 """How good a model is on synthetic and on real clips, beside an honest floor.
 
-Synthetic clips (`vqathinker synth`): SRCC, PLCC, MAE and parse rate of greedy scores on one split,
-beside one constant score (the median of the train split) and a ridge regression on sixteen
-hand-made features (`handmade.py`, `ridge.py`), fitted to the train split with its penalty chosen on
-the validation split. The words: F1 of the distortions named against those present (severity 0.08
-or more), for each and the mean over all; severity words; how many different texts there are.
+Synthetic clips (`vqathinker synth`): SRCC, PLCC, MAE and parse rate of greedy scores, and of
+expected scores under the digits' probabilities, on one split, beside one constant score (the median
+of the train split) and a ridge regression on sixteen hand-made features (`handmade.py`,
+`ridge.py`), fitted to the train split with its penalty chosen on the validation split. The words:
+F1 of the distortions named against those present (severity 0.08 or more), for each and the mean
+over all; severity words; how many different texts there are.
 
 Real clips: each is re-encoded with known distortions at rising strengths, and the ranks of its
 copies are compared with the strengths, inside each clip. Nobody's opinion enters. Real clips are
@@ -43,6 +44,8 @@ from vqathinker_jax.rl.words import WordsAgreement, words_agreement
 from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 
+EXPECTED = "model, expected score"
+"""Under the probabilities of the digits that follow the greedy reasons (`--aggregate soft`)."""
 USUAL_STEPS = ("compression", "blur", "noise", "downscaling", "freeze")
 
 
@@ -183,6 +186,7 @@ def on_synthetic(
     constant = statistics.median(video.score for video in train)
     rows = {
         "model": accuracy([result.score for result in results], labels),
+        EXPECTED: accuracy([result.soft_score for result in results], labels),
         "constant": accuracy([constant] * len(labels), labels),
         "ridge on 16 features": accuracy(floor(features_of_all(paths, args.work)), labels),
     }
@@ -217,8 +221,12 @@ def on_real(
     if not steps:
         raise SystemExit(f"{args.clips}: no clip that can be read")
     paths = [step.path for step in steps]
-    scores = [result.score for result in score_all(model, paths, settings)]
-    found = {"model": orders(steps, scores)}
+    results = score_all(model, paths, settings)
+    scores = [result.score for result in results]
+    found = {
+        "model": orders(steps, scores),
+        EXPECTED: orders(steps, [result.soft_score for result in results]),
+    }
     if floor is not None:
         found["ridge on 16 features"] = orders(
             steps, floor(features_of_all(paths, args.work)).tolist()
@@ -273,7 +281,9 @@ def main() -> None:
     start = time.perf_counter()
     args.work.mkdir(parents=True, exist_ok=True)
     model = vqt.from_pretrained(args.model, dtype=args.dtype)
-    settings = ScoreSettings(batch_size=args.batch_size, max_new_tokens=args.max_new_tokens)
+    settings = ScoreSettings(
+        batch_size=args.batch_size, max_new_tokens=args.max_new_tokens, soft=True
+    )
     floor = None if args.data is None else fit_floor(args.data, args.work, args.ridge_clips)
     print(model.warning or f"model {model.name}")
     record = {
