@@ -187,41 +187,41 @@ def attend_group(
       group: the slots.
       is_real: slots that others may see; None: all. Every slot sees itself.
     """
-    p, c, num_responses = group.prompt_slots, group.response_slots, group.num_responses
-    num, _, _, width = q.shape
-    groups = k.shape[2]
-    q, k, v = _grouped(q, groups), _heads_first(k), _heads_first(v)
-    own_shape = (num, groups, num_responses, c, width)
-    own_k, own_v = k[:, :, p:].reshape(own_shape), v[:, :, p:].reshape(own_shape)
-    k, v, asking, q = k[:, :, :p], v[:, :, :p], q[:, :, :, p:], q[:, :, :, :p]
+    p = group.prompt_slots
+    prompt_real = None if is_real is None else is_real[:, None, None, :p]
+    before = attend(q[:, :p], k[:, :p], v[:, :p], _sees_earlier(p, prompt_real))
+    return jnp.concatenate([before, _attend_responses(q[:, p:], k, v, group, is_real)], axis=1)
 
-    prompt_real = own_real = None
+
+def _attend_responses(
+    q: Float[Array, "N M H E"],
+    k: Float[Array, "N L G E"],
+    v: Float[Array, "N L G E"],
+    group: Group,
+    is_real: Bool[Array, "N L"] | None,
+) -> Float[Array, "N M H E"]:
+    """What the M = K C slots of the responses see: the prompt, and what is earlier in their own."""
+    p, c = group.prompt_slots, group.response_slots
+    q, k, v = _grouped(q, k.shape[2]), _heads_first(k), _heads_first(v)
+    num, groups, repeats, length, width = q.shape
+    own = (num, groups, group.num_responses, c, width)
+    own_k, own_v = k[:, :, p:].reshape(own), v[:, :, p:].reshape(own)
+
+    to_prompt, own_real = _scores(q, k[:, :, :p]), None
     if is_real is not None:
-        prompt_real = is_real[:, None, None, None, :p]
-        own_real = is_real[:, p:].reshape(num, 1, 1, num_responses, 1, c)
+        to_prompt = _hide(to_prompt, is_real[:, None, None, None, :p])
+        own_real = is_real[:, p:].reshape(num, 1, 1, group.num_responses, 1, c)
+    rows = q.reshape(num, groups, repeats, *own[2:])
+    to_own = jnp.einsum("ngrkce,ngkde->ngrkcd", rows, own_k, preferred_element_type=jnp.float32)
+    to_own = _hide(_scale(to_own, width), _sees_earlier(c, own_real))
 
-    scores = _hide(_scores(q, k), _sees_earlier(p, prompt_real))
-    prompt = _average(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-
-    to_prompt = _scores(asking, k)
-    if prompt_real is not None:
-        to_prompt = _hide(to_prompt, prompt_real)
-    asking = asking.reshape(*asking.shape[:3], num_responses, c, width)
-    to_own = _scale(
-        jnp.einsum("ngrkce,ngkde->ngrkcd", asking, own_k, preferred_element_type=jnp.float32), width
-    )
-    to_own = _hide(to_own, _sees_earlier(c, own_real))
     to_prompt = to_prompt.reshape(*to_own.shape[:-1], p)
     weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_own], axis=-1), axis=-1)
-    weights = weights.astype(v.dtype)
-    out = _average(
-        weights[..., :p].reshape(*weights.shape[:3], num_responses * c, p), v, jnp.float32
-    )
-    own = jnp.einsum(
-        "ngrkcd,ngkde->ngrkce", weights[..., p:], own_v, preferred_element_type=jnp.float32
-    )
-    responses = (out + own.reshape(out.shape)).astype(v.dtype)
-    return _ungrouped(jnp.concatenate([prompt, responses], axis=3))
+    on_prompt, on_own = jnp.split(weights.astype(v.dtype), [p], axis=-1)
+    on_prompt = on_prompt.reshape(num, groups, repeats, length, p)
+    out = _average(on_prompt, v[:, :, :p], jnp.float32)
+    own_out = jnp.einsum("ngrkcd,ngkde->ngrkce", on_own, own_v, preferred_element_type=jnp.float32)
+    return _ungrouped((out + own_out.reshape(out.shape)).astype(v.dtype))
 
 
 # The products below have their batch axes first and the query heads that share a key as rows of
@@ -271,5 +271,5 @@ def _sees_earlier(length: int, is_real: Bool[Array, "*B 1 L"] | None) -> Bool[Ar
     slot = np.arange(length)
     earlier = slot[:, None] >= slot
     if is_real is None:
-        return earlier
+        return jnp.asarray(earlier).reshape(1, 1, length, length)
     return (earlier & is_real) | np.eye(length, dtype=bool)
