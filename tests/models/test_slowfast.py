@@ -14,6 +14,7 @@ from vqathinker_jax.models.slowfast import (
     Conv3D,
     SlowFast,
     SlowFastConfig,
+    StemConv,
     check_geometry,
     pooling_weights,
     slow_indices,
@@ -91,6 +92,27 @@ def test_convolution_over_time_by_hand():
     conv.kernel.set_value(jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1, 1, 1))
     frames = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1, 1)
     np.testing.assert_array_equal(conv(frames).ravel(), [210.0, 432.0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("window", "height", "width"), [((5, 7, 7), 12, 15), ((1, 7, 7), 9, 8), ((3, 3, 5), 6, 7)]
+)
+def test_stems_are_convolutions_of_volumes(window, height, width, dtype):
+    made = StemConv(window, 3, 4, stride=(1, 2, 2), param_dtype=jnp.float32, rngs=nnx.Rngs(1))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, height, width, 3)), dtype)
+    expected = jax.lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        made.kernel[...].astype(dtype).astype(jnp.float32),
+        window_strides=(1, 2, 2),
+        padding=[(size // 2, size // 2) for size in window],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    found = jax.jit(lambda x: made(x))(x)
+    assert found.dtype == x.dtype
+    # bfloat16 rounds the products and, once more, what comes out.
+    rtol = 1e-5 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=rtol, atol=rtol)
 
 
 def test_feature_has_the_advertised_width_and_moves_with_the_clip(model):
