@@ -58,7 +58,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
             intermediate_size=384,
             num_hidden_layers=4,
             num_attention_heads=3,
-            image_size=84,
+            image_size=140,
         ),
         decoder=Qwen2Config(
             hidden_size=128,
@@ -74,6 +74,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
             slow_pool=(8, 3, 3),
             fast_pool=(32, 3, 3),
         ),
+        downsample_ratio=0.2,
     ),
     "tiny": VQAThinkerConfig(
         vision=InternViTConfig(
@@ -95,7 +96,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
 }
 """Name -> architecture.
 
-`nano` is the bundled model's, with pooling windows for frames of 65 to 96 pixels a side, and
+`nano` is the bundled model's, with pooling windows for frames of 65 pixels a side and more, and
 `tiny` that of `vqathinker make-tiny`, with the published ones, for at least 193. Their vocabulary
 belongs to a tokenizer of their own: replace `decoder.vocab_size` by its size.
 """

@@ -27,8 +27,8 @@ from PIL import Image
 WEIGHTS = {
     "jitter": 0.75,
     "blur": 0.95,
-    "exposure": 0.85,
-    "color": 0.75,
+    "exposure": 0.45,
+    "color": 0.4,
     "downscaling": 0.92,
     "noise": 0.92,
     "banding": 0.8,
@@ -37,7 +37,10 @@ WEIGHTS = {
     "shuffle": 0.85,
     "compression": 0.95,
 }
-"""Share of the quality that a distortion of severity 1 takes away."""
+"""Share of the quality that a distortion of severity 1 takes away.
+
+Exposure and colour weigh little: who has not seen the original takes a dark or tinted clip in good
+part for a dark or tinted scene, and so would any judge of clips alone, whom these labels are for."""
 
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TYPICAL = {
