@@ -14,7 +14,7 @@ model:
 data:
   train: {labels: none.jsonl, video_root: ., scale: 1-5}
   prompt_style: brief
-video: {num_frames: 4, image_size: 84, slow_divisor: 4, motion_repeat: 8}
+video: {num_frames: 4, image_size: 70, slow_divisor: 4, motion_repeat: 8}
 run: {videos_per_step: 8, micro_batch: 8}
 rollout: {num_generations: 2, max_completion_length: 16}
 mesh: {fsdp: 8}

@@ -42,7 +42,7 @@ def test_a_preset_has_its_own_tokenizer(tmp_path):
     assert subject.stored_dtype == "float32"
     assert subject.model.decoder.vocab_size < 5000
     assert subject.prompt_said == "by the tokenizer"
-    estimate = estimated_prompt(config.video, "brief", subject.model.tokens_per_frame(84))
+    estimate = estimated_prompt(config.video, "brief", subject.model.tokens_per_frame(70))
     assert estimate == pytest.approx(subject.prompt_length, abs=20)
 
 
