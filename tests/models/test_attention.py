@@ -6,7 +6,6 @@ device is the kernel alone.
 
 import dataclasses
 import functools
-import re
 from types import SimpleNamespace
 
 import jax
@@ -112,25 +111,13 @@ def test_every_kernel_equals_a_dense_mask_whatever_the_pads_hold(name, interpret
     expected = by_hand(visibility, inputs(visibility))
     arrays = inputs(visibility, garbage=50.0)
     assert_equal_outcomes(outcome(make_attend("splash", visibility, "out"), arrays), expected)
-    assert_equal_outcomes(outcome(make_attend("xla", visibility, "out"), arrays), expected)
-    # Of cuDNN's form jax makes the gradients; ours is the mask.
-    cudnn = attention.cudnn_attend(visibility, implementation="xla")
-    out = jax.jit(cudnn)(*arrays[:3])
-    assert_equal_outcomes([jnp.where(arrays[3] == 0, 0.0, out)], expected[:1])
-
-
-def test_a_group_never_holds_the_scores_between_its_responses():
-    visibility = packed(9, 24)
-    program = jax.jit(outcome, static_argnums=0).lower(
-        make_attend("xla", visibility, "out"), inputs(visibility)
-    )
-    p, c, length = PROMPT, 24, visibility.pattern.length
-    sizes = [
-        np.prod([int(n) for n in shape.split("x")])
-        for shape in re.findall(r"tensor<([0-9x]+)xf32>", program.as_text())
-    ]
-    own = p * p + 9 * c * (p + c)
-    assert max(sizes) <= len(LENGTHS) * HEADS * own < len(LENGTHS) * HEADS * length**2 / 2
+    # Of these jax makes the gradients; ours is the mask.
+    for attend in (
+        make_attend("xla", visibility, "out"),
+        attention.cudnn_attend(visibility, implementation="xla"),
+    ):
+        out = jax.jit(attend)(*arrays[:3])
+        assert_equal_outcomes([jnp.where(arrays[3] == 0, 0.0, out)], expected[:1])
 
 
 def test_splash_in_bfloat16_rounds_and_nothing_else(interpreted):
