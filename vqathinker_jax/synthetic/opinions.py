@@ -40,7 +40,7 @@ WEIGHTS = {
 """Share of the quality that a distortion of severity 1 takes away.
 
 Exposure and colour weigh little: who has not seen the original takes a dark or tinted clip in good
-part for a dark or tinted scene, and so would any judge of clips alone, whom these labels are for."""
+part for a dark or tinted scene, and so would any judge of clips alone, whom labels are for."""
 
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TYPICAL = {
