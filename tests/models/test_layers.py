@@ -23,7 +23,7 @@ def test_gradients_of_a_contraction_are_those_of_jax(name, dtype):
     keys = jax.random.split(jax.random.key(3), 3)
     x, kernel = (
         jax.random.normal(key, shape, dtype)
-        for key, shape in zip(keys, (x_shape, kernel_shape), strict=False)
+        for key, shape in zip(keys[:2], (x_shape, kernel_shape), strict=True)
     )
     out = contract(x, kernel, num)
     weights = jax.random.normal(keys[2], out.shape, dtype)

@@ -99,7 +99,7 @@ def test_convolution_over_time_by_hand():
     ("window", "height", "width"), [((5, 7, 7), 12, 15), ((1, 7, 7), 9, 8), ((3, 3, 5), 6, 7)]
 )
 def test_stems_are_convolutions_of_volumes(window, height, width, dtype):
-    made = StemConv(window, 3, 4, stride=(1, 2, 2), param_dtype=jnp.float32, rngs=nnx.Rngs(1))
+    made = StemConv(window, 3, 4, param_dtype=jnp.float32, rngs=nnx.Rngs(1))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, height, width, 3)), dtype)
     expected = jax.lax.conv_general_dilated(
         x.astype(jnp.float32),

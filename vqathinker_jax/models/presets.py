@@ -96,7 +96,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
 }
 """Name -> architecture.
 
-`nano` is the bundled model's, with pooling windows for frames of 65 pixels a side and more, and
+`nano` is the bundled model's, for frames of a multiple of 70 pixels a side, and
 `tiny` that of `vqathinker make-tiny`, with the published ones, for at least 193. Their vocabulary
 belongs to a tokenizer of their own: replace `decoder.vocab_size` by its size.
 """

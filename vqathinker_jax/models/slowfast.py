@@ -186,6 +186,24 @@ class StemConv(Conv3D):
     of 2 x 2 pixels are made channels before, which does away with the stride.
     """
 
+    def __init__(
+        self,
+        window: tuple[int, int, int],
+        channels_in: int,
+        channels_out: int,
+        *,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            window,
+            channels_in,
+            channels_out,
+            stride=(1, 2, 2),
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
     def __call__(self, x: Float[Array, "N t h w I"]) -> Float[Array, "N t v z O"]:
         num, frames, height, width, channels = x.shape
         kernel = self.kernel[...].astype(x.dtype)
@@ -202,8 +220,7 @@ class StemConv(Conv3D):
             window_strides=(1, 1),
             padding=(rows.squares, columns.squares),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            preferred_element_type=jnp.float32,
-        )
+        ).astype(jnp.float32)
         y = y.reshape(num, frames, *y.shape[1:])
         y = jnp.pad(y, (none, (window // 2, window // 2), none, none, none))
         taps = jnp.split(y, window, axis=-1)
@@ -273,9 +290,7 @@ class StemPathway(nnx.Module):
     """Convolution of stride 2, norm, ReLU, then max pooling of stride 2."""
 
     def __init__(self, depth: int, channels: int, *, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = StemConv(
-            (depth, 7, 7), 3, channels, stride=(1, 2, 2), param_dtype=param_dtype, rngs=rngs
-        )
+        self.conv = StemConv((depth, 7, 7), 3, channels, param_dtype=param_dtype, rngs=rngs)
         self.norm = BatchNorm(channels, param_dtype=param_dtype)
 
     def __call__(self, x: Float[Array, "N t h w 3"]) -> Float[Array, "N t v z C"]:
