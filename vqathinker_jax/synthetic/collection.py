@@ -10,8 +10,8 @@ A label line has the published keys `id`, `dataset_name`, `image` (one path, rel
 severity, strength, what was done), `scene`, `licence`, `width`, `height`, `fps`, `num_frames`.
 
 Clip i of a seed is the same whatever the number of clips and of worker processes. Its target score
-is drawn first, evenly over 1 to 5, then distortions and strengths that would give it; the label is
-the score of what is really seen (`opinions.py`).
+is drawn first, evenly over 1 to 5, then distortions and strengths that would give it
+(`opinions.DRAWN_WEIGHTS`); the label is the score of what is really seen (`opinions.py`).
 """
 
 from __future__ import annotations

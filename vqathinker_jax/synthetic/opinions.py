@@ -41,6 +41,9 @@ WEIGHTS = {
 
 Exposure and colour weigh little: who has not seen the original takes a dark or tinted clip in good
 part for a dark or tinted scene, and so would any judge of clips alone, whom labels are for."""
+DRAWN_WEIGHTS = WEIGHTS | {"exposure": 0.85, "color": 0.75}
+"""By which strengths are drawn: exposure and colour come out about as strong as the others though
+they cost less. By their own weights they would be nearly always extreme where they stand alone."""
 
 KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TYPICAL = {
@@ -150,14 +153,15 @@ def pseudo_score(severities: Iterable[tuple[str, float]]) -> float:
 def draw_strengths(
     target: float, names: list[str], rng: np.random.Generator, smallest: float = 0.04
 ) -> list[float] | None:
-    """Strengths that would give typical content the target score; None if no draw can.
+    """Strengths that would give typical content the target score by `DRAWN_WEIGHTS`; None if no
+    draw can.
 
     The loss -log((target - 1) / 4) is shared out at random among the distortions; none may come out
     weaker than `smallest`, which could not be seen, or stronger than 1.
     """
     loss = -np.log(max(target - 1, 1e-3) / 4)
     shares = rng.dirichlet(np.full(len(names), 2.0))
-    weights = np.array([WEIGHTS[name] for name in names])
+    weights = np.array([DRAWN_WEIGHTS[name] for name in names])
     strengths = (1 - np.exp(-shares * loss)) / weights
     if strengths.max() > 1 or strengths.min() < smallest:
         return None
