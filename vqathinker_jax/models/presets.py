@@ -56,7 +56,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
         vision=InternViTConfig(
             hidden_size=96,
             intermediate_size=384,
-            num_hidden_layers=4,
+            num_hidden_layers=2,
             num_attention_heads=3,
             image_size=140,
         ),
