@@ -29,7 +29,11 @@ from vqathinker_jax.models.generate import (
 )
 from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.pixels import normalize_pixels, shown_images
-from vqathinker_jax.models.vqathinker import VQAThinkerConfig, check_placeholders
+from vqathinker_jax.models.vqathinker import (
+    ClipFeatures,
+    VQAThinkerConfig,
+    check_placeholders,
+)
 from vqathinker_jax.parallel import named_sharding, num_shares
 from vqathinker_jax.records import Generation, Prefix
 from vqathinker_jax.spec import VideoSpec
@@ -207,6 +211,23 @@ def encode(
     model = nnx.merge(graphdef, state)
     visual = model.visual_tokens(shown_images(pixels, video))
     return EncodedVideos(visual, model.motion_token(pixels, video))
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "video"))
+def clip_features(
+    graphdef: nnx.GraphDef, state: nnx.State, pixels: Float[Array, "N I S S 3"], video: VideoSpec
+) -> ClipFeatures:
+    """`VQAThinker.clip_features`, compiled: `encode` without the projectors."""
+    return nnx.merge(graphdef, state).clip_features(pixels, video)
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def project(graphdef: nnx.GraphDef, state: nnx.State, features: ClipFeatures) -> EncodedVideos:
+    """The projectors: what `encode` would have given."""
+    model = nnx.merge(graphdef, state)
+    return EncodedVideos(
+        model.project_images(features.images), model.project_motion(features.motion)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "context_id"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vqathinker_jax.inference import clip_features
 from vqathinker_jax.models.lora import LoraConfig, add_adapters
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.rl.optimizer import OptimizerConfig
@@ -162,6 +163,23 @@ def test_accumulating_over_groups_equals_one_pass(small_model, sampled, loss_typ
     _, _, parts = run(small_model, batch, micro_batch=1, beta=0.0, loss_type=loss_type)
     np.testing.assert_allclose(whole.grad_norm, parts.grad_norm, rtol=1e-4)
     np.testing.assert_allclose(whole.loss, parts.loss, rtol=1e-4, atol=1e-6)
+
+
+def test_features_of_frozen_encoders_stand_for_the_pixels(small_model, sampled):
+    batch, _ = sampled
+    loaded = small_model.loaded
+    features = clip_features(loaded.graphdef, loaded.state, batch.pixels, loaded.video)
+    assert features.motion.shape[:2] == (3, 1)
+    blind = jnp.zeros_like(batch.pixels)
+    shared = dataclasses.replace(batch, pixels=blind, features=features)
+    own, others, without = (
+        run(small_model, one, "projector", 1, beta=0.0)[2]
+        for one in (batch, shared, dataclasses.replace(batch, pixels=blind))
+    )
+    for name in ("loss", "entropy", "grad_norm"):
+        expected = float(getattr(own, name))
+        assert float(getattr(others, name)) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert float(without.grad_norm) != pytest.approx(float(own.grad_norm), rel=1e-3)
 
 
 @pytest.mark.parametrize(

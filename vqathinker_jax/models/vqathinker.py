@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from vqathinker_jax.models.attention import choose_attention
 from vqathinker_jax.models.internvit import InternViT, InternViTConfig, choose_image_attention
+from vqathinker_jax.models.pixels import shown_images
 from vqathinker_jax.models.projectors import MLPProjector, pixel_shuffle
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFast, SlowFastConfig
@@ -57,6 +59,21 @@ class VQAThinkerConfig:
         if image_size % step:
             raise ValueError(f"image_size {image_size} is not a multiple of {step}")
         return (image_size // step) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClipFeatures:
+    """What the two encoders make of clips, before the projectors; compute dtype.
+
+    The leading axes are those of the clips: one, or two where micro-batches come first. Encoders
+    that do not train give the same all through a step: rollout, reference and update share a pass.
+    """
+
+    images: Float[Array, "*N J T V"]
+    """Of the tower, for every image, the patches of a token side by side."""
+    motion: Float[Array, "*N m M"]
+    """Of SlowFast; m is 0 where the geometry has no motion."""
 
 
 def with_attention(
@@ -107,6 +124,10 @@ class VQAThinker(nnx.Module):
 
     def visual_tokens(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T D"]:
         """Encodes every image, frames and extras alike: tower, pixel shuffle, projector."""
+        return self.project_images(self.image_features(pixels))
+
+    def image_features(self, pixels: Float[Array, "N I S S 3"]) -> Float[Array, "N I T V"]:
+        """Tower and pixel shuffle."""
         num, count, side = pixels.shape[:3]
         images = constrain(pixels.reshape(num * count, side, side, 3), "batch", None, None, None)
         features = self.vision(images, self.cfg.select_layer)[:, 1:]
@@ -115,7 +136,13 @@ class VQAThinker(nnx.Module):
         features = pixel_shuffle(features, self.cfg.shuffle_factor, self.cfg.ps_version)
         # No layout passes the barrier in the shuffle by itself.
         features = constrain(features, "batch", "tokens", None)
-        tokens = constrain(self.projector(features), "batch", "tokens", None)
+        return features.reshape(num, count, *features.shape[1:])
+
+    def project_images(self, features: Float[Array, "N I T V"]) -> Float[Array, "N I T D"]:
+        """The projector: visual tokens from `image_features`."""
+        num, count = features.shape[:2]
+        flat = features.reshape(num * count, *features.shape[2:])
+        tokens = constrain(self.projector(flat), "batch", "tokens", None)
         return tokens.reshape(num, count, *tokens.shape[1:])
 
     def motion_feature(
@@ -128,9 +155,25 @@ class VQAThinker(nnx.Module):
         self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
     ) -> Float[Array, "N m D"]:
         """The one extra token that carries motion; m is 0 where the geometry has no motion."""
+        return self.project_motion(self._motion_features(pixels, video))
+
+    def project_motion(self, features: Float[Array, "N m M"]) -> Float[Array, "N m D"]:
+        """The motion projector: the motion token from `ClipFeatures.motion`."""
+        if not features.shape[1]:
+            return jnp.zeros((len(features), 0, self.cfg.decoder.hidden_size), features.dtype)
+        return self.motion_projector(features[:, 0])[:, None]
+
+    def clip_features(self, pixels: Float[Array, "N I S S 3"], video: VideoSpec) -> ClipFeatures:
+        """Both encoders without their projectors."""
+        images = self.image_features(shown_images(pixels, video))
+        return ClipFeatures(images, self._motion_features(pixels, video))
+
+    def _motion_features(
+        self, pixels: Float[Array, "N I S S 3"], video: VideoSpec
+    ) -> Float[Array, "N m M"]:
         if not video.has_motion:
-            return jnp.zeros((len(pixels), 0, self.cfg.decoder.hidden_size), pixels.dtype)
-        return self.motion_projector(self.motion_feature(pixels, video))[:, None]
+            return jnp.zeros((len(pixels), 0, self.cfg.slowfast.feature_size), pixels.dtype)
+        return self.motion_feature(pixels, video)[:, None]
 
     def prompt_embeds(
         self,

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from vqathinker_jax.config import TrainConfig
+from vqathinker_jax.inference import clip_features
 from vqathinker_jax.layouts import rollout_mesh
 from vqathinker_jax.models.generate import bucket_length
 from vqathinker_jax.models.lora import add_abstract_adapters, is_adapter
@@ -24,7 +25,7 @@ from vqathinker_jax.plan.job import Job
 from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.reference import make_reference
 from vqathinker_jax.rl.start import with_remat
-from vqathinker_jax.rl.trainable import split_trained
+from vqathinker_jax.rl.trainable import are_encoders_frozen, split_trained
 from vqathinker_jax.rl.update import Static, UpdateBatch
 from vqathinker_jax.weights.readers import abstract_model
 
@@ -99,7 +100,7 @@ def abstract_run(job: Job, mesh: Mesh) -> AbstractRun:
         reference=reference,
         sampler=sampler,
         own_frozen=_unshared(frozen, sampler),
-        batch=_batch(job, mesh),
+        batch=_with_features(_batch(job, mesh), graphdef, sampler, config, mesh),
         static=Static(
             graphdef=graphdef,
             video=config.video,
@@ -166,6 +167,21 @@ def _unshared(frozen: nnx.State, sampler: nnx.State) -> list[jax.ShapeDtypeStruc
         if own.dtype != copy.dtype
         or not own.sharding.is_equivalent_to(copy.sharding, len(own.shape))
     ]
+
+
+def _with_features(
+    batch: UpdateBatch, graphdef: nnx.GraphDef, sampler: nnx.State, config: TrainConfig, mesh: Mesh
+) -> UpdateBatch:
+    """With what rollouts hand on of encoders that do not train."""
+    frozen = are_encoders_frozen(config.model.vision, config.model.motion)
+    if config.run.mode != "grpo" or not frozen:
+        return batch
+    shapes = jax.eval_shape(
+        lambda state, pixels: clip_features(graphdef, state, pixels, config.video),
+        sampler, batch.pixels,
+    )  # fmt: skip
+    features = jax.tree.map(lambda leaf: spread(mesh, leaf.shape, leaf.dtype), shapes)
+    return dataclasses.replace(batch, features=features)
 
 
 def _batch(job: Job, mesh: Mesh) -> UpdateBatch:

@@ -217,7 +217,7 @@ def _encoded(run: AbstractRun) -> dict[str, int]:
     """What a rollout keeps until its responses are there."""
     others = [part for name, part in run.sampler.items() if name != "decoder"]
     num = len(run.batch.pixels)
-    kept = [_pixels(run), _visual(run, num)]
+    kept = [_pixels(run), _visual(run, num), run.batch.features]
     if run.config.rollout.temporal:
         rows = _perturbed_rows(run)
         # The perturbed clips, the two repeated inputs they were made from, and both together.

@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from vqathinker_jax.data.perturb import VARIANTS, perturbation_indices
-from vqathinker_jax.inference import EncodedVideos, encode, splice
+from vqathinker_jax.inference import EncodedVideos, clip_features, project, splice
 from vqathinker_jax.models.generate import SamplingConfig, decode, prefill
+from vqathinker_jax.models.vqathinker import ClipFeatures
 from vqathinker_jax.parallel import num_shares
 from vqathinker_jax.records import Generation
 from vqathinker_jax.spec import VideoSpec
@@ -83,6 +84,8 @@ class Rollout:
     """`[N, K, C]` responses to the perturbed clips: only ever compared with."""
     frames: Int[Array, "N *K F"] | None
     """int32 frame indices of the perturbed clips, -1 for a blank frame."""
+    features: ClipFeatures
+    """Of the clean clips, for other passes of the step where encoders do not train."""
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "video"))
@@ -157,9 +160,10 @@ def roll_out(
         embeds = splice(graphdef, state, ids, lengths, encoded, context_id)
         return decode(decoder, prefill(decoder, embeds, lengths), keys, num_samples, sampling)
 
-    clean = encode(graphdef, state, pixels, video)
+    features = clip_features(graphdef, state, pixels, video)
+    clean = project(graphdef, state, features)
     if not cfg.temporal:
-        return Rollout(respond(clean, input_ids, lengths, clean_keys, k), None, None)
+        return Rollout(respond(clean, input_ids, lengths, clean_keys, k), None, None, features)
 
     per_video = 1 if cfg.perturb_per == "video" else k
     draw_keys = _fold_samples(draw_keys, per_video)
@@ -181,12 +185,13 @@ def roll_out(
             jax.tree.map(lambda a, i=i: a.reshape(num, 2, *a.shape[1:])[:, i], generation)
             for i in (0, 1)
         ]
-        return Rollout(*halves, frames)
+        return Rollout(*halves, frames, features)
     other = respond(perturbed, *repeated[2:], _fold_samples(perturbed_keys, k), 1)
     return Rollout(
         respond(clean, input_ids, lengths, clean_keys, k),
         jax.tree.map(lambda a: a.reshape(num, k, *a.shape[2:]), other),
         frames.reshape(num, k, -1),
+        features,
     )
 
 

@@ -39,6 +39,7 @@ from vqathinker_jax.rl.stages import (
     reward_row,
     stream_keys,
 )
+from vqathinker_jax.rl.trainable import are_encoders_frozen
 from vqathinker_jax.rl.update import UpdateBatch, response_logprobs, update
 from vqathinker_jax.strict_yaml import flatten
 
@@ -167,7 +168,11 @@ def train_grpo(run: Run) -> None:
             anchor = anchor_texts(run, step, run.keys(ANCHOR_STREAM, step))
         pixels = normalize(step.frames, model.dtype)
         batch = pack(prompts, pixels, rollout, advantages, anchor, longest)
+        if are_encoders_frozen(config.model.vision, config.model.motion):
+            batch = dataclasses.replace(batch, features=rollout.features)
         batch = place_batch(batch, run.mesh)
+        # Features that nothing shares go with it.
+        del rollout
         with clock.phase("reference"):
             batch = with_other_policies(run, batch)
         with clock.phase("update"):

@@ -36,6 +36,11 @@ def is_trained(vision: str, motion: str, path: tuple, adapters: bool = False) ->
     return path[0] in VISION_PARTS[vision] and not (vision == "layers" and is_embedding)
 
 
+def are_encoders_frozen(vision: str, motion: str) -> bool:
+    """Whether neither the tower nor SlowFast trains, whatever their projectors do."""
+    return "vision" not in VISION_PARTS[vision] and motion == "frozen"
+
+
 def split_trained(
     model: VQAThinker, vision: str, motion: str = "frozen"
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

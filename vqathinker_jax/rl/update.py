@@ -19,8 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqathinker_jax.metrics import masked_mean
 from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
-from vqathinker_jax.models.pixels import shown_images
-from vqathinker_jax.models.vqathinker import VQAThinker
+from vqathinker_jax.models.vqathinker import ClipFeatures, VQAThinker
 from vqathinker_jax.parallel import constrain, constrain_tree
 from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
 from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
@@ -83,6 +82,8 @@ class UpdateBatch:
     """int32 ids of a text to hold on to."""
     anchor_mask: Bool[Array, "N C"] | None = None
     """True at the anchor tokens that count."""
+    features: ClipFeatures | None = None
+    """What encoders that do not train made of the pixels, which are then not looked at."""
 
 
 @jax.tree_util.register_dataclass
@@ -118,8 +119,10 @@ def policy_logprobs(
     model: VQAThinker, batch: UpdateBatch, static: Static, responses: Int[Array, "N K C"]
 ) -> ResponseLogprobs:
     """Log-probs and entropies of responses to the videos of a batch, in one packed pass."""
-    visual = model.visual_tokens(shown_images(batch.pixels, static.video))
-    motion = model.motion_token(batch.pixels, static.video)
+    features = batch.features
+    if features is None:
+        features = model.clip_features(batch.pixels, static.video)
+    visual, motion = model.project_images(features.images), model.project_motion(features.motion)
     embeds = model.prompt_embeds(
         batch.prompt_ids, batch.prompt_lengths, visual, motion, static.context_id
     )
