@@ -44,7 +44,7 @@ plan.job plan.abstract_run plan.programs plan.worker plan.apart
 plan.suggestions plan.request plan.run plan.table
 api
 evaluation.benchmarks evaluation.predictions evaluation.statistics
-evaluation.beside evaluation.judged evaluation.tables
+evaluation.beside evaluation.judged evaluation.table1 evaluation.tables
 evaluation.distortions evaluation.judge evaluation.finevd evaluation.questions
 evaluation.understanding evaluation.folder
 reports.tables reports.evaluation

@@ -12,6 +12,7 @@ from vqathinker_jax.data.clip import printable
 from vqathinker_jax.evaluation.beside import STATISTICS
 from vqathinker_jax.evaluation.judged import DOMAINS, overall, parse_rate
 from vqathinker_jax.evaluation.outcome import Estimate, Evaluation
+from vqathinker_jax.evaluation.table1 import NOTE, table1
 
 HEADER = ("benchmark", "videos", "SRCC", "PLCC", "PLCC fitted", "KRCC", "RMSE fitted", "parsed")
 EXPLANATION = (
@@ -134,6 +135,10 @@ def text_summary(evaluation: Evaluation) -> str:
         parts.append(text_table(header(evaluation), rows(evaluation)))
         if interval_words(evaluation):
             parts.append(f"brackets: {interval_words(evaluation)}")
+    beside_paper = table1(evaluation)
+    parts += [text_table(table.header, table.rows) for table in beside_paper]
+    if beside_paper:
+        parts.append(NOTE)
     said = remarks(evaluation)
     return "\n\n".join(parts + (["\n".join(map(printable, said))] if said else []))
 
@@ -148,6 +153,11 @@ def markdown_summary(evaluation: Evaluation) -> str:
         made = interval_words(evaluation)
         explanation = f"Brackets: {made}. {EXPLANATION}" if made else EXPLANATION
         parts += [markdown_table(header(evaluation), rows(evaluation)), explanation]
+    beside_paper = table1(evaluation)
+    if beside_paper:
+        for table in beside_paper:
+            parts += [f"## {table.title}", markdown_table(table.header, table.rows)]
+        parts.append(NOTE)
     said = remarks(evaluation)
     if said:
         parts.append("\n".join(f"- {printable(line)}" for line in said))
@@ -189,6 +199,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             "model_kind": evaluation.model_kind,
             "warning": evaluation.warning,
             "settings": evaluation.settings,
+            "table1": [dataclasses.asdict(table) for table in table1(evaluation)],
             "overall": [dataclasses.asdict(total) for total in totals if total is not None],
             "outcomes": outcomes,
         }

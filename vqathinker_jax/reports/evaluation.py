@@ -28,7 +28,7 @@ from vqathinker_jax.reports.page import (
     write_page,
 )
 from vqathinker_jax.reports.pictures import Strip, frame_strips
-from vqathinker_jax.reports.tables import beside_table, understanding_tables
+from vqathinker_jax.reports.tables import beside_table, paper_tables, understanding_tables
 from vqathinker_jax.terminal import shown_reason
 
 MOST_MISSES, MOST_MISSES_EACH = 36, 6
@@ -113,6 +113,7 @@ def render_evaluation(evaluation: Evaluation, understanding: Understanding | Non
         ),
         intervals=interval_words(evaluation),
         beside=beside_table(evaluation),
+        paper=paper_tables(evaluation),
         understood=understanding_tables(understanding or Understanding()),
         span=interval_span(evaluation.outcomes),
         interval=interval,

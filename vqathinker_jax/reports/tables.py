@@ -10,6 +10,7 @@ from vqathinker_jax.evaluation import understanding as understood
 from vqathinker_jax.evaluation.beside import STATISTICS
 from vqathinker_jax.evaluation.judged import DOMAINS, overall
 from vqathinker_jax.evaluation.outcome import Evaluation
+from vqathinker_jax.evaluation.table1 import NOTE, table1
 from vqathinker_jax.evaluation.understanding import Understanding
 from vqathinker_jax.reports.page import decimals
 
@@ -45,6 +46,13 @@ def beside_table(evaluation: Evaluation) -> PageTable | None:
             rows.append(line(domain, title, [vars(total)[what] for what in STATISTICS]))
     notes = ("Figures of others stand as they were given; they were not measured here.",)
     return PageTable("Beside others", tuple(map(printable, ("", *header))), tuple(rows), notes)
+
+
+def paper_tables(evaluation: Evaluation) -> tuple[PageTable, ...]:
+    """The paper's Table 1 with this evaluation as its last row, one table a domain."""
+    return tuple(
+        PageTable(table.title, table.header, table.rows, (NOTE,)) for table in table1(evaluation)
+    )
 
 
 def understanding_tables(understanding: Understanding) -> tuple[PageTable, ...]:
