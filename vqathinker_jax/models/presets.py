@@ -68,7 +68,7 @@ PRESETS: dict[str, VQAThinkerConfig] = {
             num_key_value_heads=1,
         ),
         slowfast=SlowFastConfig(
-            stem_width=8,
+            stem_width=4,
             fast_ratio=2,
             depths=(1, 1, 1, 1),
             slow_pool=(8, 3, 3),
