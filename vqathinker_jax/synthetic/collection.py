@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -160,13 +161,24 @@ def _make_all(
         return
     # Spawned, so that a caller's threads and accelerator are not copied into the workers.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(groups)), mp_context=context) as pool:
+    num = min(workers, len(groups))
+    with ProcessPoolExecutor(num, mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_make, recipe, group, folder) for group in groups.values()]
         try:
             for future in as_completed(futures):
                 yield from future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that asked for it is killed: it would wait for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make(recipe: Recipe, indices: list[int], folder: Path) -> list[ClipRecord]:
