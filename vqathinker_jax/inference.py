@@ -29,13 +29,9 @@ from vqathinker_jax.models.generate import (
 )
 from vqathinker_jax.models.logprobs import sequence_logprobs
 from vqathinker_jax.models.pixels import normalize_pixels, shown_images
-from vqathinker_jax.models.vqathinker import (
-    ClipFeatures,
-    VQAThinkerConfig,
-    check_placeholders,
-)
+from vqathinker_jax.models.vqathinker import VQAThinkerConfig, check_placeholders
 from vqathinker_jax.parallel import named_sharding, num_shares
-from vqathinker_jax.records import Generation, Prefix
+from vqathinker_jax.records import ClipFeatures, Generation, Prefix
 from vqathinker_jax.spec import VideoSpec
 
 

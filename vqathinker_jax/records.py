@@ -56,3 +56,18 @@ class Generation:
     logprobs: Float[Array, "N K C"]
     """float32 natural-log probability of each token under the untouched softmax of the logits
     (no temperature, truncation or suppression); 0 in pad slots."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClipFeatures:
+    """What the two encoders make of clips, before the projectors; compute dtype.
+
+    The leading axes are those of the clips: one, or two where micro-batches come first. Encoders
+    that do not train give the same all through a step: rollout, reference and update share a pass.
+    """
+
+    images: Float[Array, "*N J T V"]
+    """Of the tower, for every image, the patches of a token side by side."""
+    motion: Float[Array, "*N m M"]
+    """Of SlowFast; m is 0 where the geometry has no motion."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,6 +17,7 @@ from vqathinker_jax.models.projectors import MLPProjector, pixel_shuffle
 from vqathinker_jax.models.qwen2 import Qwen2, Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFast, SlowFastConfig
 from vqathinker_jax.parallel import constrain
+from vqathinker_jax.records import ClipFeatures
 from vqathinker_jax.spec import VideoSpec
 
 
@@ -60,20 +60,14 @@ class VQAThinkerConfig:
             raise ValueError(f"image_size {image_size} is not a multiple of {step}")
         return (image_size // step) ** 2
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ClipFeatures:
-    """What the two encoders make of clips, before the projectors; compute dtype.
-
-    The leading axes are those of the clips: one, or two where micro-batches come first. Encoders
-    that do not train give the same all through a step: rollout, reference and update share a pass.
-    """
-
-    images: Float[Array, "*N J T V"]
-    """Of the tower, for every image, the patches of a token side by side."""
-    motion: Float[Array, "*N m M"]
-    """Of SlowFast; m is 0 where the geometry has no motion."""
+    def feature_shapes(self, video: VideoSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of `ClipFeatures.images` and `.motion` of one clip."""
+        num_images = video.num_shown + video.num_views
+        width = self.vision.hidden_size * self.shuffle_factor**2
+        return (
+            (num_images, self.tokens_per_frame(video.image_size), width),
+            (int(video.has_motion), self.slowfast.feature_size),
+        )
 
 
 def with_attention(

@@ -15,13 +15,13 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from vqathinker_jax.config import TrainConfig
-from vqathinker_jax.inference import clip_features
 from vqathinker_jax.layouts import rollout_mesh
 from vqathinker_jax.models.generate import bucket_length
 from vqathinker_jax.models.lora import add_abstract_adapters, is_adapter
 from vqathinker_jax.models.vqathinker import with_attention
 from vqathinker_jax.parallel import named_sharding, platform_of, tree_shardings
 from vqathinker_jax.plan.job import Job
+from vqathinker_jax.records import ClipFeatures
 from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.reference import make_reference
 from vqathinker_jax.rl.start import with_remat
@@ -100,7 +100,7 @@ def abstract_run(job: Job, mesh: Mesh) -> AbstractRun:
         reference=reference,
         sampler=sampler,
         own_frozen=_unshared(frozen, sampler),
-        batch=_with_features(_batch(job, mesh), graphdef, sampler, config, mesh),
+        batch=_batch(job, mesh),
         static=Static(
             graphdef=graphdef,
             video=config.video,
@@ -169,21 +169,6 @@ def _unshared(frozen: nnx.State, sampler: nnx.State) -> list[jax.ShapeDtypeStruc
     ]
 
 
-def _with_features(
-    batch: UpdateBatch, graphdef: nnx.GraphDef, sampler: nnx.State, config: TrainConfig, mesh: Mesh
-) -> UpdateBatch:
-    """With what rollouts hand on of encoders that do not train."""
-    frozen = are_encoders_frozen(config.model.vision, config.model.motion)
-    if config.run.mode != "grpo" or not frozen:
-        return batch
-    shapes = jax.eval_shape(
-        lambda state, pixels: clip_features(graphdef, state, pixels, config.video),
-        sampler, batch.pixels,
-    )  # fmt: skip
-    features = jax.tree.map(lambda leaf: spread(mesh, leaf.shape, leaf.dtype), shapes)
-    return dataclasses.replace(batch, features=features)
-
-
 def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
     config, video = job.config, job.config.video
     num, side = config.run.videos_per_step, video.image_size
@@ -194,6 +179,11 @@ def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
     def array(shape: tuple[int, ...], dtype: Any) -> Array:
         return spread(mesh, shape, dtype)
 
+    features = None
+    if config.run.mode == "grpo" and are_encoders_frozen(config.model.vision, config.model.motion):
+        dtype = np.dtype(config.model.dtype)
+        tower, motion = job.model.feature_shapes(video)
+        features = ClipFeatures(array((num, *tower), dtype), array((num, *motion), dtype))
     return UpdateBatch(
         pixels=array((num, video.num_images, side, side, 3), np.dtype(config.model.dtype)),
         prompt_ids=array((num, bucket_length(job.prompt_length)), jnp.int32),
@@ -203,4 +193,5 @@ def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
         advantages=array((num, k), jnp.float32),
         anchor=array((num, c), jnp.int32) if has_anchor else None,
         anchor_mask=array((num, c), jnp.bool_) if has_anchor else None,
+        features=features,
     )

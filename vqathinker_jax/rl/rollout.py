@@ -17,9 +17,8 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from vqathinker_jax.data.perturb import VARIANTS, perturbation_indices
 from vqathinker_jax.inference import EncodedVideos, clip_features, project, splice
 from vqathinker_jax.models.generate import SamplingConfig, decode, prefill
-from vqathinker_jax.models.vqathinker import ClipFeatures
 from vqathinker_jax.parallel import num_shares
-from vqathinker_jax.records import Generation
+from vqathinker_jax.records import ClipFeatures, Generation
 from vqathinker_jax.spec import VideoSpec
 
 

@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vqathinker_jax.metrics import masked_mean
 from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
-from vqathinker_jax.models.vqathinker import ClipFeatures, VQAThinker
+from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.parallel import constrain, constrain_tree
+from vqathinker_jax.records import ClipFeatures
 from vqathinker_jax.rl.grpo import LOSS_TYPES, grpo_loss
 from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
 from vqathinker_jax.spec import VideoSpec
