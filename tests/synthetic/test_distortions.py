@@ -151,6 +151,9 @@ def test_pseudo_scores_by_hand():
 def test_drawn_strengths_give_the_target(names):
     rng = np.random.default_rng(0)
     drawn = [opinions.draw_strengths(3.1, names, rng) for _ in range(20)]
-    scores = [opinions.pseudo_score(zip(names, s, strict=True)) for s in drawn if s is not None]
+    weights = np.array([opinions.DRAWN_WEIGHTS[name] for name in names])
+    scores = [1 + 4 * np.prod(1 - weights * s) for s in drawn if s is not None]
     assert scores and scores == pytest.approx([3.1] * len(scores))
+    own = [opinions.WEIGHTS[name] for name in names]
+    assert (weights >= own).all() and ((weights > own).any() == ("color" in names))
     assert opinions.draw_strengths(1.1, ["color"], rng) is None
