@@ -133,6 +133,7 @@ def test_overrides_and_names(minimal):
         (["--model.remat", "all"], "model.remat: remat must be one of"),
         (["--model.attention", "flash"], "model.attention: attention must be one of"),
         (["--run.mode", "dpo"], "run.mode: mode must be one of"),
+        (["--run.export", "first"], "run.export: export must be best or last"),
         (["--run.steps", "0"], "run.steps: steps must be at least 1"),
         (["--run.keep", "0"], "run.keep: keep must be at least 1"),
         (["--run.seed", "-1"], "run.seed: seed must be in"),

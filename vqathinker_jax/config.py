@@ -136,6 +136,9 @@ class RunConfig:
     """Steps between validations; 0: none."""
     validation_videos: int = 0
     """First videos of the validation labels that are scored; 0: all."""
+    export: str = "best"
+    """Which checkpoint RUN/model is made from: the `best` in validation, where there is one, or the
+    `last`, to whose small learning rate the schedule leads."""
     log_rollouts: int = 1
     """Videos per step whose responses are written to the log in full."""
     tensorboard: bool = False
@@ -144,6 +147,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if self.export not in ("best", "last"):
+            raise ValueError(f"export must be best or last, got {self.export!r}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         for name, least in (

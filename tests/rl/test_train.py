@@ -20,6 +20,7 @@ from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import SlowFast
 from vqathinker_jax.rl import sft as sft_module
 from vqathinker_jax.rl import train as train_module
+from vqathinker_jax.rl.run import Run
 from vqathinker_jax.rl.run_folder import check_room, prepare_folder
 from vqathinker_jax.rl.run_state import RunPosition, TrainingError
 from vqathinker_jax.rl.stages import TERMS
@@ -144,6 +145,21 @@ def test_a_run_without_motion_and_without_reasoning(small_folder, labels, tmp_pa
     assert "Motion" not in prompt and "think" not in prompt and prompt.count("<img>") == 3
     settings = ScoreSettings(max_new_tokens=3, workers=1)
     assert model.score(labels.parent / "clip0.mp4", settings).status == "ok"
+
+
+@pytest.mark.parametrize(("export", "said"), [("best", "step 1, the best"), ("last", "step 2")])
+def test_which_checkpoint_the_model_is_made_from(
+    export, said, small_folder, labels, tmp_path, readable, monkeypatch, capfd
+):
+    merits = iter((0.75, 0.25))
+    monkeypatch.setattr(Run, "_validate", lambda run: next(merits))
+    config = make_config(
+        small_folder, labels,
+        data={"validation": make_config(small_folder, labels).data.train},
+        run={"steps": 2, "validate_every": 1, "export": export},
+    )  # fmt: skip
+    train(config, tmp_path / "run")
+    assert f"model: the model of {said}" in capfd.readouterr().err
 
 
 def test_a_batch_without_any_score_teaches_nothing_and_is_counted(small_folder, labels, tmp_path):

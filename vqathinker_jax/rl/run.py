@@ -344,7 +344,7 @@ class Run:
         if not self._has_advanced and first_says(target.exists, f"looking for {target}"):
             self.progress.say(f"finished before: {target} holds its model")
             return True
-        best = self.checkpoints.best_step()
+        best = self.checkpoints.best_step() if self.config.run.export == "best" else None
         trained, which = self.state.trained, f"step {step}"
         if best is not None and best != step:
             trained = self.checkpoints.restore(given_up(self.state), best)[0].trained
