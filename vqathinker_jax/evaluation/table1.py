@@ -1,9 +1,9 @@
 """The paper's Table 1, and an evaluation as one more row of it.
 
-Cao et al., "VQAThinker" (arXiv 2508.06051), Table 1: SRCC and PLCC on ten benchmarks, of models
-that were not trained on them (all but two learnt from LSVQ's training part alone). The figures were
-taken from a public compilation of the paper's tables, not from the paper itself; what they say of
-Q-Align and FAST-VQA agrees in order and size with those models' own papers.
+Cao et al., "VQAThinker" (arXiv 2508.06051), Table 1: SRCC and PLCC on ten benchmarks. LSVQ-test and
+LSVQ-1080p are of the data set that most models learnt from (`PaperRow.training`); no model but
+those with other data saw anything else. The figures were taken from a public compilation of the
+paper's tables and were not compared with the paper itself.
 """
 
 from __future__ import annotations
