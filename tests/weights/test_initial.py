@@ -33,7 +33,7 @@ def test_kernels_keep_the_size_of_what_flows_through(source):
     kernel = source.draw("decoder.layers.mlp.down.kernel")
     assert kernel.std() == pytest.approx(384**-0.5, rel=0.02)
     assert source.draw("slowfast.stages.2.slow.blocks.0.conv_b.kernel").std() == pytest.approx(
-        (2 / (9 * 32)) ** 0.5, rel=0.05
+        (2 / (9 * 16)) ** 0.5, rel=0.05
     )
     assert source.draw("decoder.embed.embedding")[:999].std() == pytest.approx(0.02, rel=0.02)
     assert source.draw("vision.position_embedding").std() == pytest.approx(0.02, rel=0.1)
