@@ -10,7 +10,7 @@ from tests.small import CONFIG, VIDEO
 from vqathinker_jax.config import load_config
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.plan.abstract_run import abstract_run, bytes_per_chip
-from vqathinker_jax.plan.job import Job
+from vqathinker_jax.plan.job import PHASES, Job
 from vqathinker_jax.plan.programs import make_program, mesh_of, phases_of
 
 MODEL = dataclasses.replace(
@@ -68,7 +68,7 @@ def test_adapters_train_alone_and_the_decoder_is_there_once(tmp_path):
     assert abstract_run(shared, make_mesh(fsdp=1)).own_frozen == []
 
 
-@pytest.mark.parametrize("phase", ["encode", "perturb", "prefill", "decode", "reference", "update"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_every_phase_traces_and_knows_what_lies_beside_it(tmp_path, phase):
     mesh = make_mesh(fsdp=8)
     run = abstract_run(make_job(tmp_path, phase), mesh)
@@ -102,5 +102,5 @@ def test_decoding_reads_all_weights_but_the_token_table(tmp_path):
 
 def test_steps_have_the_phases_that_they_need():
     assert phases_of("sft", True, 0.04) == ("update",)
-    assert phases_of("grpo", False, 0.0) == ("encode", "prefill", "decode", "update")
-    assert len(phases_of("grpo", True, 0.04)) == 6
+    assert phases_of("grpo", False, 0.0) == ("encode", "project", "prefill", "decode", "update")
+    assert phases_of("grpo", True, 0.04) == PHASES

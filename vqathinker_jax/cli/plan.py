@@ -19,7 +19,7 @@ from vqathinker_jax.cli.parsing import (
 )
 
 DOES_NOT_FIT = 3
-PHASES = ("encode", "perturb", "prefill", "decode", "reference", "update")
+PHASES = ("encode", "project", "perturb", "prefill", "decode", "reference", "update")
 """Those of `plan.job.PHASES`, which the help must not import jax for."""
 OVERRIDES = {
     "rollout_tensor": "mesh.rollout_tensor",

@@ -12,7 +12,7 @@ from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.weights.config_json import FolderConfig
 
 FITS, TOO_LARGE, FAILED = "fits", "too large", "could not be compiled"
-PHASES = ("encode", "perturb", "prefill", "decode", "reference", "update")
+PHASES = ("encode", "project", "perturb", "prefill", "decode", "reference", "update")
 """In the order of a step."""
 
 

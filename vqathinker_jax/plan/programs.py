@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from vqathinker_jax.inference import encode
+from vqathinker_jax.inference import clip_features, project
 from vqathinker_jax.models.generate import (
     DecodeState,
     decode_segment,
@@ -28,13 +28,13 @@ from vqathinker_jax.plan.abstract_run import (
     bytes_per_chip,
     spread,
 )
-from vqathinker_jax.records import Prefix
+from vqathinker_jax.records import ClipFeatures, Prefix
 from vqathinker_jax.rl.rollout import encode_perturbed
 from vqathinker_jax.rl.sft import sft_update
 from vqathinker_jax.rl.update import response_logprobs, update
 
 SUPPRESSED_IDS = (CONTEXT_ID, CONTEXT_ID + 1, CONTEXT_ID + 2)
-ROLLOUT = ("encode", "perturb", "prefill", "decode")
+ROLLOUT = ("encode", "project", "perturb", "prefill", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def phases_of(run_mode: str, temporal: bool, beta: float) -> tuple[str, ...]:
     """The phases of a step, in order."""
     if run_mode == "sft":
         return ("update",)
-    found = ["encode", "perturb", "prefill", "decode", "reference", "update"]
+    found = ["encode", "project", "perturb", "prefill", "decode", "reference", "update"]
     if not temporal:
         found.remove("perturb")
     if beta == 0:
@@ -84,6 +84,7 @@ def make_program(run: AbstractRun, phase: str) -> Program:
     """The program of a phase."""
     make = {
         "encode": _encode,
+        "project": _project,
         "perturb": _perturb,
         "prefill": _prefill,
         "decode": _decode,
@@ -95,8 +96,19 @@ def make_program(run: AbstractRun, phase: str) -> Program:
 
 def _encode(run: AbstractRun) -> Program:
     return Program(
-        lambda: encode.trace(run.graphdef, run.sampler, _pixels(run), run.config.video),
+        lambda: clip_features.trace(run.graphdef, run.sampler, _pixels(run), run.config.video),
         {**_kept(run), "rollout decoder": bytes_per_chip(run.sampler["decoder"])},
+    )
+
+
+def _project(run: AbstractRun) -> Program:
+    return Program(
+        lambda: project.trace(run.graphdef, run.sampler, _features(run)),
+        {
+            **_kept(run),
+            "rollout decoder": bytes_per_chip(run.sampler["decoder"]),
+            "clips": bytes_per_chip(_pixels(run)),
+        },
     )
 
 
@@ -111,7 +123,7 @@ def _perturb(run: AbstractRun) -> Program:
         {
             **_kept(run),
             "rollout decoder": bytes_per_chip(run.sampler["decoder"]),
-            "clean clips": bytes_per_chip((_pixels(run), _visual(run, clean))),
+            "clean clips": bytes_per_chip((_pixels(run), _features(run), _visual(run, clean))),
         },
     )
 
@@ -217,7 +229,7 @@ def _encoded(run: AbstractRun) -> dict[str, int]:
     """What a rollout keeps until its responses are there."""
     others = [part for name, part in run.sampler.items() if name != "decoder"]
     num = len(run.batch.pixels)
-    kept = [_pixels(run), _visual(run, num), run.batch.features]
+    kept = [_pixels(run), _visual(run, num), _features(run)]
     if run.config.rollout.temporal:
         rows = _perturbed_rows(run)
         # The perturbed clips, the two repeated inputs they were made from, and both together.
@@ -271,10 +283,19 @@ def _width(run: AbstractRun) -> int:
     return run.sampler["decoder"]["norm"]["scale"].get_value().shape[0]
 
 
+def _features(run: AbstractRun) -> ClipFeatures:
+    """What the encoders see of the clean clips, as rollouts hold it."""
+    found = jax.eval_shape(
+        lambda state, pixels: clip_features(run.graphdef, state, pixels, run.config.video),
+        run.sampler, _pixels(run),
+    )  # fmt: skip
+    return jax.tree.map(lambda a: spread(run.rollout_mesh, a.shape, a.dtype), found)
+
+
 def _visual(run: AbstractRun, num: int) -> jax.ShapeDtypeStruct:
     visual = jax.eval_shape(
-        lambda state, pixels: encode(run.graphdef, state, pixels, run.config.video).visual,
-        run.sampler, _pixels(run),
+        lambda state, features: project(run.graphdef, state, features).visual,
+        run.sampler, _features(run),
     )  # fmt: skip
     return spread(run.rollout_mesh, (num, *visual.shape[1:]), visual.dtype)
 
