@@ -33,6 +33,13 @@ SENTENCES = [
     ("The picture judders, with ringing around edges.", "artifact temporal"),
     ("The colors look washed out and the focus is soft.", "color blur"),
     ("There is a little noise.", "noise"),
+    # what is a defect by its degree alone, as the nano model says it
+    ("The video shows moderate color, mild exposure and strong shuffle.", "color temporal"),
+    ("The video shows severe compression and slight downscaling.", "artifact blur"),
+    ("The video shows no distortion.", ""),
+    ("Strong color contrast and a moderate exposure time.", ""),
+    ("Strong colors, good exposure, efficient compression; people shuffle past.", ""),
+    ("The colors have a green shift.", "color"),
     # the end of a denial's reach
     ("There is no noise, the image is blurry.", "blur"),
     ("No noise, but it is slightly blurry and the camera shakes.", "blur temporal"),

@@ -24,8 +24,11 @@ REACH = 200
 """Characters over which a denial reaches at most."""
 DIMENSIONS = ("color", "noise", "artifact", "blur", "temporal")
 
+_DEGREE = r"(?:slight|mild|moderate|strong|severe|heavy|serious|significant|noticeable)"
+"""Before what is no defect by itself: "moderate exposure", "severe compression"."""
 _DEFECTS = {
-    "color": r"""
+    "color": rf"""
+        {_DEGREE}\s(?:colou?r|exposure)(?=[,.]|$|\s(?:and|or)\b) |
         (?:over|under)[- ]?expos\w+ | (?:over|under)[- ]?saturat\w+ | (?:de|un)saturat\w+
         | (?:over|too|overly|very|quite|somewhat|rather|slightly|relatively|excessively)
           [- ]?(?:dark|bright|dim)\w*
@@ -34,26 +37,28 @@ _DEFECTS = {
         | (?:low|poor|high|excessive|reduced|weak|limited)\scontrast | washed[- ]?out
         | (?:low|poor|high|excessive|reduced)\ssaturation
         | muted | faded | dull | discolou?r\w* | blown[- ]?out | (?:flat|unnatural)\scolou?rs?
-        | colou?rs?\s(?:\w+\s){0,2}?(?:casts?|tints?|distort\w+|shifts?|banding|bleeding|deviat\w+
+        | colou?rs?\s(?:\w+\s){{0,2}}?(?:casts?|tints?|distort\w+|shifts?|banding|bleeding|deviat\w+
           |imbalance\w*|degradations?|inaccura\w+|unnatural|issues?|problems?|off)
         | unnatural(?:ly)?\scolou?r\w* | (?:inaccurate|poor|distorted)\scolou?r\w*
         | (?:yellow|green|blue|red|orange|purple|warm|cool)(?:ish)?\s(?:cast|tint)
         | poorly\slit | glare | hazy | haze""",
     "noise": r"nois(?:e|es|y|iness) | grain(?:s|y|iness)? | speckl\w+ | static\spatterns?",
-    "artifact": r"""
+    "artifact": rf"""
         artefacts? | artifacts? | artifacting | block(?:y|iness|ing) | macro[- ]?blocks?
         | macro[- ]?blocking | pixel(?:at\w+|is\w+|iz\w+) | ringing | mosquito | banding | moir[eé]
         | aliasing | jagged(?:ness)? | jaggies | interlac\w+ | posteri[sz]\w+
         | compression\s(?:issues?|distortions?|damage|problems?|loss)
-        | (?:over|heavily)[- ]?compressed
+        | (?:over|heavily)[- ]?compressed | {_DEGREE}\scompression
         | ghosting""",
     "blur": r"""
         blur\w* | out[- ]of[- ]focus | defocus\w* | unfocus\w* | unsharp | soft(?:ness|ly)?
         | (?:low|poor|reduced|limited|insufficient)\s(?:resolution|sharpness|clarity|definition)
+        | down[- ]?(?:scal|sampl)(?:ed|ing)
         | fuzz(?:y|iness) | smear\w* | smudg\w+ | unclear | indistinct
         | (?:loss|lost)\s(?:of\s)?(?:fine\s)?details?""",
-    "temporal": r"""
-        flicker\w* | jitter\w* | judder\w* | stutter\w* | lag(?:s|gy|ging)? | chopp(?:y|iness)
+    "temporal": rf"""
+        {_DEGREE}\sshuffl(?:e|ing) | shuffled\sframes? | frames?\s(?:are\s)?shuffl(?:ed?|ing)
+        | flicker\w* | jitter\w* | judder\w* | stutter\w* | lag(?:s|gy|ging)? | chopp(?:y|iness)
         | shak(?:y|es|ing|iness|en) | camera\sshakes? | unstead(?:y|iness|ily) | unstab(?:le|ly)
         | instabilit\w+ | jerk(?:y|iness|ing) | wobbl\w+ | trembl\w+
         | (?:frame|frames)\s?(?:drops?|dropping|skips?|skipping|freez\w+|loss|jumps?)
