@@ -39,7 +39,7 @@ SENTENCES = [
     ("The video shows no distortion.", ""),
     ("Strong color contrast and a moderate exposure time.", ""),
     ("Strong colors, good exposure, efficient compression; people shuffle past.", ""),
-    ("The colors have a green shift.", "color"),
+    ("The colors show greenish casts.", "color"),
     # the end of a denial's reach
     ("There is no noise, the image is blurry.", "blur"),
     ("No noise, but it is slightly blurry and the camera shakes.", "blur temporal"),
