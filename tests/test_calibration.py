@@ -68,6 +68,8 @@ def test_the_map_rises_and_helps():
     shuffled = np.random.default_rng(1).permutation(opinions)
     noise = fit_calibration(scores, shuffled, source="x", settings="abc")
     assert not noise.is_useful
+    already = fit_calibration(scores, scores, source="x", settings="abc")
+    assert already.errors.after < already.errors.constant and not already.is_useful
 
 
 @pytest.mark.parametrize("method", ["isotonic", "logistic"])

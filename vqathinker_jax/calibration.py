@@ -77,8 +77,9 @@ class Calibration:
 
     @property
     def is_useful(self) -> bool:
-        """Whether it does better than a guess of the mean, on videos it was not fitted on."""
-        return self.errors.after < self.errors.constant
+        """Whether it beats the plain scores and a guess of the mean, on videos it was not
+        fitted on."""
+        return self.errors.after < min(self.errors.before, self.errors.constant)
 
     def __call__(self, score: float) -> float:
         """The opinion score expected for a score."""

@@ -140,7 +140,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(describe(fitted))
     if not fitted.is_useful:
-        reason = "the map is no better than the guess, so it is not stored"
+        is_guess = fitted.errors.after >= fitted.errors.constant
+        beaten_by = "the guess" if is_guess else "the scores as they are"
+        reason = f"the map is no better than {beaten_by}, so it is not stored"
         return fail(args, reason, SOME_FAILED)
     if not args.json:
         print(f"written to {out}")
@@ -212,8 +214,6 @@ def describe(fitted: Calibration) -> str:
         f"  {errors.after:8.3f}  mapped, on videos left out of the fit ({NUM_FOLDS} folds)",
         f"  {errors.constant:8.3f}  a guess of the mean opinion, for comparison",
     ]
-    if errors.after >= errors.before:
-        lines.append("the map is no better than the scores as they are")
     step = max(1, (len(fitted.scores) - 1) // 6)
     shown = list(zip(fitted.scores, fitted.opinions, strict=True))[::step]
     lines.append("map: " + ", ".join(f"{x:.2f} → {y:.4g}" for x, y in shown))
