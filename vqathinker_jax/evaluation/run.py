@@ -67,12 +67,18 @@ def evaluate_files(
     }
     num_unused = sum(one.name not in used for one in together)
     return Evaluation(
-        model=", ".join(map(os.fspath, files)),
+        model=_listed(files),
         model_kind="predictions",
         warning=f"{num_unused} predictions fit no label" if num_unused else None,
         settings=settings_of_judging(bootstrap),
         outcomes=tuple(judge_predictions(*pair, bootstrap) for pair in pairs),
     )
+
+
+def _listed(files: Sequence[Path]) -> str:
+    """The names of a few files, or the first and how many more."""
+    names = [os.fspath(file) for file in files]
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more files"
 
 
 class ModelRun:
