@@ -3,7 +3,7 @@
 import pytest
 
 from vqathinker_jax.results import ScoreResult
-from vqathinker_jax.terminal import shown_score
+from vqathinker_jax.terminal import MOST_RAW, shown_reason, shown_score
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,14 @@ from vqathinker_jax.terminal import shown_score
 def test_shown_score(fields, shown):
     result = ScoreResult(**{"path": "a.mp4", "status": "ok", "model_kind": "published", **fields})
     assert shown_score(result) == shown
+
+
+def test_reasons_are_shown_whole_and_raw_answers_cut():
+    row = {"path": "a.mp4", "status": "ok", "score": None}
+    thought = "sharp and\nsteady " * 40
+    assert shown_reason(ScoreResult(**row, reasoning=thought)) == " ".join(thought.split())
+    assert shown_reason(ScoreResult(**row, response="no tags")) == "no tags"
+    cut = shown_reason(ScoreResult(**row, response="x" * 2000))
+    assert cut == "x" * MOST_RAW + "…"
+    named = ScoreResult(**row, reasoning="noise", distortions=("noise",))
+    assert shown_reason(named) == "[names: noise] noise"

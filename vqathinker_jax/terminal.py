@@ -16,6 +16,8 @@ from vqathinker_jax.results import ScoreResult
 from vqathinker_jax.timeline import clock, worst_moments
 
 RANKS = ("worst", "2nd worst", "3rd worst")
+MOST_RAW = 300
+"""Characters shown of an answer in which no reasons could be read."""
 
 
 def shown_score(result: ScoreResult) -> str:
@@ -52,8 +54,10 @@ def shown_moments(result: ScoreResult) -> list[tuple[str, str, str]]:
 
 
 def shown_reason(result: ScoreResult) -> str:
-    """The error, the reasoning, or the raw answer of a result, on one line."""
-    said = " ".join((result.error or result.reasoning or result.response or "").split())
+    """The error, the reasoning, or the beginning of the raw answer of a result, on one line."""
+    raw = result.response or ""
+    raw = raw if len(raw) <= MOST_RAW else f"{raw[:MOST_RAW]}…"
+    said = " ".join((result.error or result.reasoning or raw).split())
     if result.distortions is not None:
         said = f"[names: {', '.join(result.distortions) or 'no distortion'}] {said}"
     return printable(said)
