@@ -74,3 +74,25 @@ def test_groups_are_read_however_they_are_written(groups, size):
     line = f"  %g = bf16[16,8]{{1,0}} all-gather(%q), replica_groups={groups}, dimensions={{0}}"
     text = f"ENTRY %main (p: f32[4]) -> f32[4] {{\n{line}\n}}\n"
     assert received_bytes(text) == pytest.approx((size - 1) / size * 16 * 8 * 2)
+
+
+@pytest.mark.parametrize(
+    ("operation", "received"),
+    [
+        # Of 8 chips, each with arrays of 16 x 8 in bfloat16: 256 bytes.
+        ("((bf16[16,8]{1,0}), bf16[2,8]{1,0}) reduce-scatter-start(%q)", 7 / 8 * 256),
+        ("bf16[2,8]{1,0} reduce-scatter(%q)", 7 / 8 * 256),
+        (
+            "((bf16[16,8]{1,0}, f32[8]{0}), (bf16[2,8]{1,0}, f32[1]{0})) reduce-scatter-start(%q)",
+            7 / 8 * (256 + 32),
+        ),
+        ("((bf16[16,8]{1,0}), bf16[16,8]{1,0}) all-to-all-start(%q)", 7 / 8 * 256),
+        ("bf16[16,8]{1,0} all-to-all(%q)", 7 / 8 * 256),
+        ("bf16[16,8]{1,0} all-reduce-start(%q)", 2 * 7 / 8 * 256),
+        ("((bf16[2,8]{1,0}, f32[1]{0}), (bf16[16,8], f32[8])) all-gather-start(%q)", 7 / 8 * 288),
+    ],
+)
+def test_operations_that_are_started_count_what_comes_out(operation, received):
+    line = f"  %g = {operation}, replica_groups={{{{0,1,2,3,4,5,6,7}}}}, dimensions={{0}}"
+    text = f"ENTRY %main (p: f32[4]) -> f32[4] {{\n{line}\n}}\n"
+    assert received_bytes(text) == pytest.approx(received)

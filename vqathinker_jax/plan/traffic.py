@@ -98,8 +98,8 @@ def _own_bytes(line: str) -> float:
         return 0.0
     shapes, kind, is_start = found.groups()
     sizes = [_size(*array) for array in ARRAY.findall(shapes) if array[0] in ITEM_BYTES]
-    if is_start and kind == "all-gather":
-        # A pair of what goes in and what comes out.
+    if is_start and kind in ("all-gather", "reduce-scatter", "all-to-all"):
+        # What goes in, then what comes out.
         sizes = sizes[len(sizes) // 2 :]
     if is_start and kind == "collective-permute":
         sizes = sizes[1:2]
