@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+LEAST_TO_FIT = 5
+"""Videos: four parameters pass through four points whatever they are."""
+
 Axis = int | tuple[int, ...] | None
 
 
@@ -268,14 +271,14 @@ def logistic_parameters(
       predictions, targets: [N].
 
     Returns:
-      In the predictions' own unit, b4 positive; None when there is no fit: fewer than 4 videos, a
-      constant side, or no convergence.
+      In the predictions' own unit, b4 positive; None when there is no fit: fewer than
+      `LEAST_TO_FIT` videos, a constant side, or no convergence.
 
     Raises:
       ValueError: as `plcc`.
     """
     x, y = _pair(predictions, targets)
-    if len(x) < 4 or _is_constant(x) or _is_constant(y):
+    if len(x) < LEAST_TO_FIT or _is_constant(x) or _is_constant(y):
         return None
     # Fitted on standardised predictions: the curve is the same, the solver's steps are not.
     mean, std = x.mean(), x.std()

@@ -155,14 +155,45 @@ def test_what_was_found_is_told_where_no_page_can_be_written(tmp_path, options):
 )
 def test_predictions_that_say_little_are_judged_and_said(tmp_path, rows, said):
     (tmp_path / "p.csv").write_text("filename,pred_score,gt_score\n" + rows)
+    out = tmp_path / "out"
     code, shown, _ = run(
-        "evaluate", "--predictions", tmp_path / "p.csv", "--out", tmp_path, "--bootstrap", "20"
+        "evaluate", "--predictions", tmp_path / "p.csv", "--out", out, "--bootstrap", "20"
     )
     assert code == 0 and said in shown and "nan" not in shown.lower()
-    (outcome,) = json.loads((tmp_path / "summary.json").read_text())["outcomes"]
+    (outcome,) = json.loads((out / "summary.json").read_text())["outcomes"]
     values = [one["value"] for one in outcome["agreement"].values() if isinstance(one, dict)]
     assert (values == [None] * 5) == ("outside" not in said)
-    assert said.partition(" with")[0] in (tmp_path / "report.html").read_text()
+    assert said.partition(" with")[0] in (out / "report.html").read_text()
+
+
+def test_what_is_read_is_not_written_over(clips, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    table = "filename,pred_score,gt_score,more\na,1,3,x\nb,2,4,y\nc,3,1,z\n"
+    (own / "mine.csv").write_text(table)
+    code, shown, said = run("evaluate", "--predictions", own / "mine.csv", "--out", own)
+    assert (code, shown) == (2, "") and "mine.csv: would be overwritten" in said
+    labels = own / "lab.csv"
+    labels.write_text("video,score\na,1\nb,2\nc,3\n")
+    line = ("evaluate", "--predictions", own / "mine.csv", "--benchmark", f"lab={labels}")
+    code, _, said = run(*line, "--out", own / ".." / "own")
+    assert code == 2 and "lab.csv: would be overwritten" in said
+    assert (own / "mine.csv").read_text() == table
+    (tmp_path / "mine.csv").write_text(table)
+    line = ("--predictions", own / "mine.csv", "--predictions", tmp_path / "mine.csv")
+    code, _, said = run("evaluate", *line, "--out", tmp_path / "out")
+    assert code == 2 and "files of one name" in said
+
+
+def test_files_of_another_evaluation_are_named(tmp_path):
+    table = "filename,pred_score,gt_score\na,1,3\nb,2,4\nc,3,1\n"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text(table)
+    line = ("evaluate", "--out", tmp_path / "out", "--bootstrap", "0", "--predictions")
+    code, _, said = run(*line, tmp_path / "one.csv")
+    assert code == 0 and "note:" not in said
+    code, _, said = run(*line, tmp_path / "two.csv", "--no-report")
+    assert code == 0 and "note: not of this evaluation there: one.csv, report.html" in said
 
 
 def test_constant_answers_are_said_to_be_undefined(
@@ -308,6 +339,7 @@ def test_bad_labels_can_be_left_out(clips, tmp_path):
     (tmp_path / "p.csv").write_text("filename,pred_score\n0.mp4,3\n")
     code, _, said = run(*line)
     assert code == 2 and "line 2: path '../1.mp4' climbs out of its folder" in said
+    assert "--skip-bad-labels leaves them out" in said
     code, _, said = run(*line, "--skip-bad-labels", "--predictions", tmp_path / "p.csv")
     assert code == 2 and "'0.mp4' stands in several files" in said
     code, shown, _ = run(*line, "--skip-bad-labels")

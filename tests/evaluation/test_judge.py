@@ -111,6 +111,9 @@ def test_an_endpoint_that_is_down(endpoint, tmp_path):
     (tmp_path / "judge.jsonl").open("a").write('{"cut sh')
     endpoint.replies = [(200, completion(GOOD))]
     assert judge(endpoint, tmp_path).named("x", "a.mp4") == ("color", "blur")
+    # The line that was cut short is gone for good.
+    assert len(record(tmp_path)) == 3
+    assert judge(endpoint, tmp_path).named("x", "a.mp4") == ("color", "blur")
 
 
 def test_refused():

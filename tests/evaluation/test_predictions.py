@@ -50,6 +50,7 @@ def test_the_published_form(tmp_path):
         ("filename,pred_score\na.mp4,1\na.mp4,2\n", "row 3: 'a.mp4' was given in row 2"),
         ("filename,pred_score\na.mp4\n", "row 2: 1 cells, the header has 2"),
         ("filename,pred_score,gt_score\na.mp4,1,\n", "row 2: '' is not a number"),
+        ("filename,pred_score\na.mp4,1_000\n", "row 2: '1_000' is not a number"),
     ],
 )
 def test_bad_files_are_refused(text, said, tmp_path):
@@ -63,6 +64,21 @@ def test_matching_by_id_path_or_ending(tmp_path):
     text = f"filename,pred_score\nd/0.mp4,1\n{tmp_path}/d/1.mp4,2\n/else/d/2.mp4,3\nx/9.mp4,4\n"
     found = match(benchmark.videos, predictions(tmp_path, text))
     assert [one and one.score for one in found] == [1, 2, 3, None]
+
+
+def test_a_prediction_serves_one_video(tmp_path):
+    rows = [("a.mp4", "1"), ("x/a.mp4", "2"), ("b.mp4", "3"), ("y/b.mp4", "4")]
+    benchmark = load_benchmark(write(tmp_path / "l.json", rows))
+    found = match(
+        benchmark.videos, predictions(tmp_path, "filename,pred_score\nx/a.mp4,1\n/v/y/b.mp4,2\n")
+    )
+    assert [one and one.score for one in found] == [None, 1, None, 2]
+
+
+def test_names_may_hold_what_ends_lines_elsewhere(tmp_path):
+    text = 'filename,pred_score\n"two\nlines.mp4",1\npara\u2028graph.mp4,2\n'
+    read = predictions(tmp_path, text)
+    assert [one.name for one in read] == ["two\nlines.mp4", "para\u2028graph.mp4"]
 
 
 def test_what_cannot_be_scored_is_counted_and_left_out(tmp_path):

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         parse_source,
     )
     from vqathinker_jax.evaluation.beside import read_beside
+    from vqathinker_jax.evaluation.folder import require_apart
     from vqathinker_jax.evaluation.statistics import BootstrapConfig
 
     try:
@@ -80,12 +81,16 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             if names.count(name) > 1:
                 raise BenchmarkError(f"{name} was named twice")
+        files = [Path(name) for name in args.predictions]
+        tables = [] if benchmarks else [file.stem for file in files]
+        inputs = [*files, *(source.labels for source in sources), *tasks.files]
+        inputs += [Path(text.partition("=")[2]) for text in args.beside]
+        require_apart(Path(args.out), [*names, *tables], inputs)
         figures = dict(read_beside(text) for text in args.beside)
         beside = {"beside": figures} if figures else {}
         if args.predictions:
             from vqathinker_jax.evaluation.run import evaluate_files
 
-            files = [Path(name) for name in args.predictions]
             evaluation = evaluate_files(files, benchmarks, bootstrap)
             return finish(args, with_settings(evaluation, beside))
     except BenchmarkError as error:
@@ -108,6 +113,8 @@ class Tasks:
     attributions: tuple[Task, ...]
     questions: tuple[Task, ...]
     judge: JudgeConfig | None
+    files: tuple[Path, ...]
+    """That they were read from."""
 
 
 def read_tasks(args: argparse.Namespace) -> Tasks:
@@ -121,6 +128,8 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
     from vqathinker_jax.evaluation.judge import JudgeConfig
     from vqathinker_jax.evaluation.questions import read_questions
 
+    files: list[Path] = []
+
     def read(texts: list[str], reader: Callable[[Path, Path], Any]) -> tuple[Task, ...]:
         tasks = []
         for text in texts:
@@ -128,6 +137,7 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
             if not source.root.is_dir():
                 raise BenchmarkError(f"{source.name}: video root {source.root} is no folder")
             tasks.append(Task(source.name, reader(source.labels, source.root)))
+            files.append(source.labels)
         return tuple(tasks)
 
     judge = None
@@ -142,6 +152,7 @@ def read_tasks(args: argparse.Namespace) -> Tasks:
         read(args.understanding, read_attribution_labels),
         read(args.questions, read_questions),
         judge,
+        tuple(files),
     )
 
 
@@ -214,7 +225,12 @@ def finish(
     """Writes the files and says what was found; returns the exit code."""
     import json
 
-    from vqathinker_jax.evaluation.folder import write_evaluation
+    from vqathinker_jax.evaluation.folder import (
+        REPORT,
+        UNDERSTANDING,
+        files_of_others,
+        write_evaluation,
+    )
     from vqathinker_jax.evaluation.tables import as_json, text_summary
     from vqathinker_jax.evaluation.understanding import (
         Understanding,
@@ -239,10 +255,15 @@ def finish(
     if not args.no_report:
         # Last: what was found is told even where no page can be written.
         try:
-            write_evaluation_report(evaluation, Path(args.out) / "report.html", understanding)
+            write_evaluation_report(evaluation, Path(args.out) / REPORT, understanding)
         except ReportError as error:
             return fail(args, error, SOME_FAILED)
     if not args.quiet:
         print(f"written to {args.out}", file=sys.stderr)
+        names = [one.name for one in evaluation.outcomes]
+        has = [REPORT] * (not args.no_report) + [UNDERSTANDING] * (not understanding.is_empty)
+        others = files_of_others(Path(args.out), names, has)
+        if others:
+            print(f"note: not of this evaluation there: {', '.join(others)}", file=sys.stderr)
     lost = sum(one.num_missing + one.num_failed for one in evaluation.outcomes)
     return SOME_FAILED if lost + understanding.num_lost else OK

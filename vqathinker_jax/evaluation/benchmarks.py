@@ -14,6 +14,8 @@ IN_DOMAIN, OOD, CUSTOM = "in-domain", "ood", "custom"
 
 _ANY_SCALE = Scale(-1e300, 1e300)
 """Labels keep their own unit: agreement does not depend on it."""
+MOST_SHOWN = 20
+"""Rows that are left out, by number."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -178,12 +180,16 @@ def load_benchmark(source: BenchmarkSource, on_bad: str = "refuse") -> Benchmark
         content = source.labels.read_bytes()
         labels = read_labels(source.labels, scale=_ANY_SCALE, video_root=source.root, on_bad=on_bad)
     except (LabelError, ValueError) as error:
-        raise BenchmarkError(f"{source.name}: {error}") from None
+        has_rows = isinstance(error, LabelError) and "bad lines" in str(error)
+        advice = "\n--skip-bad-labels leaves them out" if has_rows else ""
+        raise BenchmarkError(f"{source.name}: {error}{advice}") from None
     except OSError as error:
         raise BenchmarkError(
             f"{source.name}: {source.labels} cannot be read ({error.strerror})"
         ) from None
-    notes = [f"row {bad.line} left out: {bad.reason}" for bad in labels.bad_lines]
+    notes = [f"row {bad.line} left out: {bad.reason}" for bad in labels.bad_lines[:MOST_SHOWN]]
+    if len(labels.bad_lines) > MOST_SHOWN:
+        notes.append(f"{len(labels.bad_lines) - MOST_SHOWN} more rows left out")
     published = find_published(source.name)
     if published is None:
         near = difflib.get_close_matches(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vqathinker_jax.evaluation.distortions import DIMENSIONS
+from vqathinker_jax.whole_file import write_whole
 
 KEY_VARIABLE = "VQATHINKER_JUDGE_KEY"
 """The environment variable that holds the endpoint's key, where it wants one."""
@@ -81,10 +82,11 @@ class LanguageJudge:
 
     Args:
       config: whom.
-      record: JSON lines of every attempt; verdicts already in it are used.
+      record: JSON lines of every attempt; verdicts already in it are used. A last line that was
+        cut short by a kill is dropped.
 
     Raises:
-      OSError: the record cannot be read.
+      OSError: the record cannot be read or written.
       ValueError: the record is not one.
     """
 
@@ -98,8 +100,11 @@ class LanguageJudge:
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
         if record.exists():
-            lines = record.read_text(encoding="utf-8").split("\n")
-            for number, line in enumerate(lines, start=1):
+            text = record.read_text(encoding="utf-8", errors="replace")
+            whole, newline, cut = text.rpartition("\n")
+            if cut:
+                write_whole(record, whole + newline)
+            for number, line in enumerate(whole.split("\n"), start=1):
                 if not line.strip():
                     continue
                 try:
@@ -109,8 +114,6 @@ class LanguageJudge:
                     ):
                         self._verdicts[row["prompt"]] = tuple(row["verdict"])
                 except (ValueError, KeyError, TypeError):
-                    if number == len(lines):
-                        break  # cut short by a kill: asked again
                     raise ValueError(f"{record} line {number} is not a judge's record") from None
 
     def named(self, text: str, about: str) -> tuple[str, ...] | None:
@@ -191,10 +194,8 @@ class LanguageJudge:
             "verdict": verdict,
         }
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        # A line cut short by a kill must not swallow this one.
-        is_cut = self.record.exists() and not _ends_with_newline(self.record)
         with open(self.record, "a", encoding="utf-8") as file:
-            file.write(("\n" if is_cut else "") + json.dumps(row) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 def read_verdict(answer: str) -> tuple[str, ...] | None:
@@ -214,8 +215,3 @@ def read_verdict(answer: str) -> tuple[str, ...] | None:
     if not all(isinstance(one, bool) for one in value.values()):
         return None
     return tuple(name for name in DIMENSIONS if value[name])
-
-
-def _ends_with_newline(path: Path) -> bool:
-    data = path.read_bytes()
-    return not data or data.endswith(b"\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_predictions(file: Path) -> tuple[Prediction, ...]:
         raise BenchmarkError(f"{file}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise BenchmarkError(f"{file}: is not UTF-8") from None
-    rows = list(csv.reader(text.splitlines()))
+    rows = list(csv.reader(io.StringIO(text, newline="")))
     if not rows:
         raise BenchmarkError(f"{file}: is empty")
     header = [cell.strip().lower() for cell in rows[0]]
@@ -99,7 +100,8 @@ def match(
 ) -> list[Prediction | None]:
     """The prediction for each video: by id, by full path, or by a path that ends in the id.
 
-    None where there is none, or where several paths end in the id.
+    None where there is none, or where several paths end in the id. A prediction serves one video:
+    the one that it names in full, else the one with the longest id.
     """
     by_name = {one.name.replace("\\", "/"): one for one in predictions}
     by_end: dict[str, list[Prediction]] = {}
@@ -107,18 +109,22 @@ def match(
         parts = name.split("/")
         for start in range(1, len(parts)):
             by_end.setdefault("/".join(parts[start:]), []).append(one)
-    found: list[Prediction | None] = []
-    for video in videos:
-        one = by_name.get(video.id) or by_name.get(video.path.replace("\\", "/"))
-        ends = by_end.get(video.id, ())
-        if one is None and len(ends) == 1:
-            one = ends[0]
-        found.append(one)
+    found = [
+        by_name.get(video.id) or by_name.get(video.path.replace("\\", "/")) for video in videos
+    ]
+    used = {one.name for one in found if one is not None}
+    for place in sorted(range(len(videos)), key=lambda place: -len(videos[place].id)):
+        ends = by_end.get(videos[place].id, ())
+        if found[place] is None and len(ends) == 1 and ends[0].name not in used:
+            found[place] = ends[0]
+            used.add(ends[0].name)
     return found
 
 
 def _number(text: str) -> float:
     try:
+        if "_" in text:
+            raise ValueError
         value = float(text)
     except ValueError:
         raise ValueError(f"{text[:40]!r} is not a number") from None

@@ -31,7 +31,11 @@ MOST_SHOWN = 20
 GROUPS = ("global", "referring")
 """Of the questions about one video in Q-Bench-Video."""
 
-_ALONE = re.compile(r"[\s*_(\[{\"'`]*([A-Za-z])[\s*_)\]}\"'`]*(?:[.:)].*)?", re.DOTALL)
+_ALONE = re.compile(r"[\s*_(\[{\"'`]*([A-Za-z])[\s*_)\]}\"'`]*([.:)].*)?", re.DOTALL)
+_MARKED = re.compile(r"(?<![A-Za-z])([A-Z])(?:[.:)\]]|\s*$|\s+(?:or|and)\b)")
+"""A letter written as one of several: `B.`, `B)`, `B or`, or at the end."""
+_ANOTHER = re.compile(r"[\s*_)\]\"'`]*(?:,|/|\bor\b|\band\b)[\s*_(\[\"'`]*([A-Z])(?![A-Za-z])")
+"""Behind a letter: another one."""
 _SAID = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*[*_(\[\"'`]*([A-Z])(?![A-Za-z])")
 
 
@@ -247,6 +251,13 @@ def read_letter(response: str, options: Sequence[str]) -> str | None:
             return letter
     alone = _ALONE.fullmatch(content)
     if alone and alone.group(1).upper() in letters:
-        return alone.group(1).upper()
-    said = {letter for letter in _SAID.findall(content) if letter in letters}
+        chosen = alone.group(1).upper()
+        others = {letter for letter in _MARKED.findall(alone.group(2) or "") if letter in letters}
+        return None if others - {chosen} else chosen
+    said = set()
+    for found in _SAID.finditer(content):
+        while found:
+            said.add(found[1])
+            found = _ANOTHER.match(content, found.end())
+    said &= set(letters)
     return said.pop() if len(said) == 1 else None

@@ -55,6 +55,10 @@ def evaluate_files(
             raise BenchmarkError(f"{twice[0]!r} stands in several files")
         pairs = [(benchmark, together) for benchmark in benchmarks]
     else:
+        stems = [file.stem.lower() for file in files]
+        twice = [file for file in files if stems.count(file.stem.lower()) > 1]
+        if twice:
+            raise BenchmarkError(f"{', '.join(map(str, twice))}: files of one name; rename one")
         pairs = [
             (benchmark_of(file, predictions), predictions)
             for file, predictions in zip(files, read, strict=True)
