@@ -92,13 +92,15 @@ def _row(plan: Plan, result: PhaseResult) -> tuple[str, ...]:
 
 
 def _verdict(plan: Plan) -> list[str]:
-    lines = [
-        f"{result.phase} could not be compiled: {result.reason}"
-        for result in plan.results
-        if result.status == FAILED
-    ]
-    if lines:
-        return lines
+    failed: dict[str, list[str]] = {}
+    for result in plan.results:
+        if result.status == FAILED:
+            failed.setdefault(result.reason, []).append(result.phase)
+    if failed:
+        return [
+            f"{', '.join(phases)} could not be compiled: {reason}"
+            for reason, phases in failed.items()
+        ]
     fullest = max(plan.results, key=lambda result: result.total_bytes)
     used = f"{fullest.total_bytes / GIB:.1f}"
     if fullest.chip_bytes is None:
