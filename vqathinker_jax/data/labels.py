@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -105,7 +105,14 @@ class Labels:
 
 
 class LabelError(ValueError):
-    """A label file that cannot be used as it is; the message lists lines and reasons."""
+    """A label file that cannot be used as it is; the message lists lines and reasons.
+
+    `bad_lines` has the lines that `on_bad="skip"` would leave out.
+    """
+
+    def __init__(self, message: str, bad_lines: Sequence[BadLine] = ()):
+        super().__init__(message)
+        self.bad_lines = tuple(bad_lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +179,7 @@ def read_labels(
             videos.append(video)
 
     if bad_lines and on_bad == "refuse":
-        raise LabelError(f"{file}: {len(bad_lines)} bad lines\n{_listing(bad_lines)}")
+        raise LabelError(f"{file}: {len(bad_lines)} bad lines\n{_listing(bad_lines)}", bad_lines)
     if not videos:
         raise LabelError(f"{file}: no usable line\n{_listing(bad_lines)}".rstrip())
     return Labels(tuple(videos), tuple(bad_lines))

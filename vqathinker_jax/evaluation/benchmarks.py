@@ -179,9 +179,9 @@ def load_benchmark(source: BenchmarkSource, on_bad: str = "refuse") -> Benchmark
     try:
         content = source.labels.read_bytes()
         labels = read_labels(source.labels, scale=_ANY_SCALE, video_root=source.root, on_bad=on_bad)
-    except (LabelError, ValueError) as error:
-        has_rows = isinstance(error, LabelError) and "bad lines" in str(error)
-        advice = "\n--skip-bad-labels leaves them out" if has_rows else ""
+    except ValueError as error:
+        has_bad_lines = isinstance(error, LabelError) and error.bad_lines
+        advice = "\n--skip-bad-labels leaves them out" if has_bad_lines else ""
         raise BenchmarkError(f"{source.name}: {error}{advice}") from None
     except OSError as error:
         raise BenchmarkError(

@@ -123,7 +123,8 @@ def match(
 
 def _number(text: str) -> float:
     try:
-        if "_" in text:
+        # float() alone would also take "1_000" and digits of other scripts.
+        if "_" in text or not text.isascii():
             raise ValueError
         value = float(text)
     except ValueError:

@@ -28,6 +28,7 @@ from vqathinker_jax.plan.abstract_run import (
     bytes_per_chip,
     spread,
 )
+from vqathinker_jax.plan.job import PHASES
 from vqathinker_jax.records import ClipFeatures, Prefix
 from vqathinker_jax.rl.rollout import encode_perturbed
 from vqathinker_jax.rl.sft import sft_update
@@ -67,7 +68,7 @@ def phases_of(run_mode: str, temporal: bool, beta: float) -> tuple[str, ...]:
     """The phases of a step, in order."""
     if run_mode == "sft":
         return ("update",)
-    found = ["encode", "project", "perturb", "prefill", "decode", "reference", "update"]
+    found = list(PHASES)
     if not temporal:
         found.remove("perturb")
     if beta == 0:
