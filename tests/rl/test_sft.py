@@ -71,6 +71,19 @@ def test_adapters_train_resume_and_are_left_beside_the_model(small_folder, tmp_p
         train(dataclasses.replace(config(3), model=model), tmp_path / "straight", is_quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"random_scores": True, "digit_share": 0}, r"digit_share must lie in \(0, 1\], got 0"),
+        ({"random_scores": True, "digit_share": 1.5}, r"digit_share must lie in \(0, 1\]"),
+        ({"digit_share": 0.5}, "digit_share under 1 needs random_scores"),
+    ],
+)
+def test_a_share_of_digits_that_teaches_no_score_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        SftConfig(**values)
+
+
 def test_composed_texts_are_well_formed():
     distortions = (
         Distortion("noise", 0.2), Distortion("blur", 0.5), Distortion("freeze", 1.0),
@@ -78,7 +91,7 @@ def test_composed_texts_are_well_formed():
     )  # fmt: skip
     text = response_text(video(distortions=distortions), 3.25)
     assert text == (
-        "<think> The video shows severe freeze, moderate blur and slight noise. </think>"
+        "<think> The video shows slight noise, moderate blur and severe freeze. </think>"
         "<answer> 3.25 </answer>"
     )
     answer = parse_response(text)
@@ -98,22 +111,25 @@ def test_a_given_response_is_kept_and_loses_only_its_score_to_a_drawn_one():
 def test_without_reasoning_a_text_is_its_answer(small_model):
     facts = (video(), video(response="<think>Sharp.</think><answer>4.1</answer>"))
     model = dataclasses.replace(small_model.loaded, reasoning=False)
-    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig(), False)
+    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig(), 1)
     for ids in texts.ids:
         assert model.tokenizer.decode(ids[:-1]) == "<answer> 3.25 </answer>"
     assert parse_response("<answer> 3.25 </answer>", reasoning=False).format_ok
 
 
-@pytest.mark.parametrize("without_digits", [False, True])
-def test_texts_end_with_the_end_token_and_mask_digits(small_model, without_digits):
+@pytest.mark.parametrize(
+    ("digit_share", "wanted"),
+    [(1, ["", ""]), (0.6, ["", ""]), (0.5, ["", "325"]), (0, ["325"] * 2)],
+)
+def test_texts_end_with_the_end_token_and_mask_digits(small_model, digit_share, wanted):
     model = small_model.loaded
     keys = jax.random.split(jax.random.key(0), 2)
     videos = (video(), video(distortions=()))
-    texts = make_texts(model, videos, keys, SftConfig(), without_digits)
+    texts = make_texts(model, videos, keys, SftConfig(), digit_share)
     pairs = list(zip(texts.ids, texts.masks, strict=True))
     assert all(ids[-1] == model.end_id and mask[-1] for ids, mask in pairs)
     left_out = [model.tokenizer.decode(ids[~mask]) for ids, mask in pairs]
-    assert left_out == ["325", "325"] if without_digits else ["", ""]
+    assert left_out == wanted
     ids, mask = texts.padded(texts.longest + 3)
     assert ids.shape == mask.shape == (2, texts.longest + 3)
     assert not np.asarray(mask)[:, texts.longest :].any()
@@ -125,7 +141,7 @@ def test_drawn_scores_depend_on_the_key_alone(small_model):
     cfg = SftConfig(random_scores=True)
 
     def scores(videos, keys):
-        texts = make_texts(model, videos, keys, cfg, False)
+        texts = make_texts(model, videos, keys, cfg, 1)
         return [parse_response(model.tokenizer.decode(ids)).score for ids in texts.ids]
 
     three = scores((video(),) * 3, keys)

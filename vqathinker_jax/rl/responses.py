@@ -31,6 +31,16 @@ class SftConfig:
     """The score in the text is drawn evenly from 1 to 5 instead of being the label's: the text then
     teaches form and words, and scores are left to GRPO. A label with a response of its own is then
     used for its reasons only."""
+    digit_share: float = 1.0
+    """Share of the texts of a step whose digits count. Digits drawn at random are the same lesson
+    each time, and their gradients noise beside those of the words: a few texts are enough."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a share that is none, or that leaves true scores out."""
+        if not 0 < self.digit_share <= 1:
+            raise ValueError(f"digit_share must lie in (0, 1], got {self.digit_share}")
+        if self.digit_share < 1 and not self.random_scores:
+            raise ValueError("digit_share under 1 needs random_scores; true scores all count")
 
 
 def response_text(
@@ -59,9 +69,12 @@ def response_text(
 
 
 def reasons(distortions: tuple[Distortion, ...] | None) -> str:
-    """What is wrong with a video, worst first.
+    """What is wrong with a video, in the label's order.
 
-    >>> reasons((Distortion("noise", 0.2), Distortion("blur", 0.5)))
+    Synthetic labels have one order for all, that of `DISTORTIONS`: each name is then one decision,
+    where the worst first would spread what speaks for a name over several places.
+
+    >>> reasons((Distortion("blur", 0.5), Distortion("noise", 0.2)))
     'The video shows moderate blur and slight noise.'
     """
     if distortions is None:
@@ -69,8 +82,7 @@ def reasons(distortions: tuple[Distortion, ...] | None) -> str:
     named = [one for one in distortions if one.severity >= LEAST_NAMED]
     if not named:
         return NOTHING_WRONG
-    worst_first = sorted(named, key=lambda one: -one.severity)
-    words = [f"{severity_word(one.severity)} {one.name}" for one in worst_first]
+    words = [f"{severity_word(one.severity)} {one.name}" for one in named]
     listed = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     return f"The video shows {listed}."
 

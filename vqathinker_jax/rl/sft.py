@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
+from transformers import PreTrainedTokenizerBase
 
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel, normalize
@@ -63,7 +65,7 @@ def make_texts(
     videos: tuple[LabelledVideo, ...],
     keys: Key[Array, "N"],
     cfg: SftConfig,
-    without_digits: bool,
+    digit_share: float,
 ) -> Texts:
     """The texts of a batch.
 
@@ -72,30 +74,38 @@ def make_texts(
       videos: the batch.
       keys: one per video, for scores drawn at random.
       cfg: how texts are made.
-      without_digits: tokens that hold a digit do not count.
+      digit_share: of the texts, the first ones, rounded up, in which tokens with a digit count.
     """
     scores = [video.score for video in videos]
     if cfg.random_scores:
-        draw = jax.vmap(lambda key: jax.random.uniform(key, (), minval=1, maxval=5))
-        scores = np.asarray(draw(keys))
+        scores = jax.device_get(_even_scores(keys))
+    num_with_digits = math.ceil(digit_share * len(videos))
     ids, masks = [], []
-    for video, score in zip(videos, scores, strict=True):
+    for i, (video, score) in enumerate(zip(videos, scores, strict=True)):
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
         ids.append(np.array(tokens, np.int32))
-        counts = [not (without_digits and _has_digit(model, token)) for token in tokens]
+        all_count = i < num_with_digits
+        counts = [all_count or not _has_digit(model.tokenizer, token) for token in tokens]
         masks.append(np.array(counts, bool))
     return Texts(tuple(ids), tuple(masks), model.pad_id)
+
+
+@jax.jit
+@jax.vmap
+def _even_scores(key: Key[Array, ""]) -> Float[Array, ""]:
+    return jax.random.uniform(key, (), minval=1, maxval=5)
 
 
 def anchor_texts(run: Run, step: Step, keys: Key[Array, "N"]) -> Texts:
     """What GRPO holds on to: the same texts, never with their true scores, digits not counted."""
     cfg = dataclasses.replace(run.config.sft, random_scores=True)
-    return make_texts(run.model, step.videos, keys, cfg, without_digits=True)
+    return make_texts(run.model, step.videos, keys, cfg, digit_share=0)
 
 
-def _has_digit(model: LoadedModel, token: int) -> bool:
-    return any(character.isdigit() for character in model.tokenizer.decode([token]))
+@functools.lru_cache(maxsize=1024)
+def _has_digit(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    return any(character.isdigit() for character in tokenizer.decode([token]))
 
 
 @jax.tree_util.register_dataclass
@@ -159,7 +169,7 @@ def train_sft(run: Run) -> None:
         with step.clock.phase("texts"):
             pixels = normalize(step.frames, model.dtype)
             texts = make_texts(
-                model, step.videos, run.keys(TEXT_STREAM, step), config.sft, without_digits=False
+                model, step.videos, run.keys(TEXT_STREAM, step), config.sft, config.sft.digit_share
             )
             ids, mask = texts.padded(response_bucket(texts.longest, longest))
         batch = UpdateBatch(
