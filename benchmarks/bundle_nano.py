@@ -33,6 +33,7 @@ def card(record: dict[str, Any], commands: list[str], num_parameters: int) -> st
         "package on two CPU cores with synthetic clips alone. Its labels are computed from the",
         "distortions: **it is not calibrated to people**, and nothing here says that it agrees",
         "with them. Use it to try the commands, and for the order of versions of one clip.",
+        *([] if record["video"]["has_motion"] else ["Its prompts have no motion token."]),
         "",
         "## Made by",
         "",

@@ -87,7 +87,7 @@ def test_command_prints_a_table_and_says_what_the_scores_are(finished, command, 
         "pseudo",
         "model",
         "trained",
-        "reasons",
+        "reasons (trained)",
     ]
     assert lines[1].startswith("clean\tnothing\t5.00\t") and "[random]" in lines[1]
     assert "no person gave them" in lines[-1] and "After 2 steps" in lines[-2]

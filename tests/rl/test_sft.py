@@ -1,6 +1,7 @@
 """Supervised fine-tuning: it teaches the form; its texts; the anchor."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -74,12 +75,15 @@ def test_adapters_train_resume_and_are_left_beside_the_model(small_folder, tmp_p
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"random_scores": True, "digit_share": 0}, r"digit_share must lie in \(0, 1\], got 0"),
-        ({"random_scores": True, "digit_share": 1.5}, r"digit_share must lie in \(0, 1\]"),
+        (
+            {"random_scores": True, "digit_share": -0.1},
+            r"digit_share must lie in \[0, 1\], got -0.1",
+        ),
+        ({"random_scores": True, "digit_share": 1.5}, r"digit_share must lie in \[0, 1\]"),
         ({"digit_share": 0.5}, "digit_share under 1 needs random_scores"),
     ],
 )
-def test_a_share_of_digits_that_teaches_no_score_is_refused(values, message):
+def test_a_share_of_digits_that_is_none_or_leaves_scores_out_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         SftConfig(**values)
 
@@ -111,25 +115,28 @@ def test_a_given_response_is_kept_and_loses_only_its_score_to_a_drawn_one():
 def test_without_reasoning_a_text_is_its_answer(small_model):
     facts = (video(), video(response="<think>Sharp.</think><answer>4.1</answer>"))
     model = dataclasses.replace(small_model.loaded, reasoning=False)
-    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig(), 1)
+    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig())
     for ids in texts.ids:
         assert model.tokenizer.decode(ids[:-1]) == "<answer> 3.25 </answer>"
     assert parse_response("<answer> 3.25 </answer>", reasoning=False).format_ok
 
 
 @pytest.mark.parametrize(
-    ("digit_share", "wanted"),
-    [(1, ["", ""]), (0.6, ["", ""]), (0.5, ["", "325"]), (0, ["325"] * 2)],
+    ("digit_share", "num_masked"),
+    [(1, 0), (0.6, 0), (0.5, 1), (0, 2)],
 )
-def test_texts_end_with_the_end_token_and_mask_digits(small_model, digit_share, wanted):
+def test_texts_end_with_the_end_token_and_mask_digits(small_model, digit_share, num_masked):
     model = small_model.loaded
     keys = jax.random.split(jax.random.key(0), 2)
     videos = (video(), video(distortions=()))
-    texts = make_texts(model, videos, keys, SftConfig(), digit_share)
+    cfg = SftConfig(random_scores=True, digit_share=digit_share)
+    texts = make_texts(model, videos, keys, cfg)
     pairs = list(zip(texts.ids, texts.masks, strict=True))
     assert all(ids[-1] == model.end_id and mask[-1] for ids, mask in pairs)
     left_out = [model.tokenizer.decode(ids[~mask]) for ids, mask in pairs]
-    assert left_out == wanted
+    digits = [re.sub(r"\D", "", model.tokenizer.decode(ids)) for ids, _ in pairs]
+    assert all(len(score) == 3 for score in digits)
+    assert left_out == [""] * (2 - num_masked) + digits[2 - num_masked :]
     ids, mask = texts.padded(texts.longest + 3)
     assert ids.shape == mask.shape == (2, texts.longest + 3)
     assert not np.asarray(mask)[:, texts.longest :].any()
@@ -141,7 +148,7 @@ def test_drawn_scores_depend_on_the_key_alone(small_model):
     cfg = SftConfig(random_scores=True)
 
     def scores(videos, keys):
-        texts = make_texts(model, videos, keys, cfg, 1)
+        texts = make_texts(model, videos, keys, cfg)
         return [parse_response(model.tokenizer.decode(ids)).score for ids in texts.ids]
 
     three = scores((video(),) * 3, keys)

@@ -102,9 +102,7 @@ def print_table(demo: Demo) -> None:
     from vqathinker_jax.terminal import shown_score
 
     heads = ["clip", "what was done", "pseudo", "model"]
-    if demo.training is not None:
-        heads.append("trained")
-    heads.append("reasons")
+    heads += ["reasons"] if demo.training is None else ["trained", "reasons (trained)"]
     lines = []
     for row in demo.rows:
         results = [row.before] if row.after is None else [row.before, row.after]

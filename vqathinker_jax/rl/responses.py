@@ -33,12 +33,13 @@ class SftConfig:
     used for its reasons only."""
     digit_share: float = 1.0
     """Share of the texts of a step whose digits count. Digits drawn at random are the same lesson
-    each time, and their gradients noise beside those of the words: a few texts are enough."""
+    each time, and their gradients noise beside those of the words: a few texts are enough. The
+    anchor's never count."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a share that is none, or that leaves true scores out."""
-        if not 0 < self.digit_share <= 1:
-            raise ValueError(f"digit_share must lie in (0, 1], got {self.digit_share}")
+        if not 0 <= self.digit_share <= 1:
+            raise ValueError(f"digit_share must lie in [0, 1], got {self.digit_share}")
         if self.digit_share < 1 and not self.random_scores:
             raise ValueError("digit_share under 1 needs random_scores; true scores all count")
 

@@ -65,7 +65,6 @@ def make_texts(
     videos: tuple[LabelledVideo, ...],
     keys: Key[Array, "N"],
     cfg: SftConfig,
-    digit_share: float,
 ) -> Texts:
     """The texts of a batch.
 
@@ -73,13 +72,12 @@ def make_texts(
       model: whose tokenizer to use.
       videos: the batch.
       keys: one per video, for scores drawn at random.
-      cfg: how texts are made.
-      digit_share: of the texts, the first ones, rounded up, in which tokens with a digit count.
+      cfg: how texts are made; digits count in the first texts, `digit_share` of all, rounded up.
     """
     scores = [video.score for video in videos]
     if cfg.random_scores:
         scores = jax.device_get(_even_scores(keys))
-    num_with_digits = math.ceil(digit_share * len(videos))
+    num_with_digits = math.ceil(cfg.digit_share * len(videos))
     ids, masks = [], []
     for i, (video, score) in enumerate(zip(videos, scores, strict=True)):
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
@@ -99,8 +97,8 @@ def _even_scores(key: Key[Array, ""]) -> Float[Array, ""]:
 
 def anchor_texts(run: Run, step: Step, keys: Key[Array, "N"]) -> Texts:
     """What GRPO holds on to: the same texts, never with their true scores, digits not counted."""
-    cfg = dataclasses.replace(run.config.sft, random_scores=True)
-    return make_texts(run.model, step.videos, keys, cfg, digit_share=0)
+    cfg = dataclasses.replace(run.config.sft, random_scores=True, digit_share=0.0)
+    return make_texts(run.model, step.videos, keys, cfg)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -168,9 +166,7 @@ def train_sft(run: Run) -> None:
     for step in run.steps():
         with step.clock.phase("texts"):
             pixels = normalize(step.frames, model.dtype)
-            texts = make_texts(
-                model, step.videos, run.keys(TEXT_STREAM, step), config.sft, config.sft.digit_share
-            )
+            texts = make_texts(model, step.videos, run.keys(TEXT_STREAM, step), config.sft)
             ids, mask = texts.padded(response_bucket(texts.longest, longest))
         batch = UpdateBatch(
             pixels=pixels,
