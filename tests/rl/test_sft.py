@@ -1,9 +1,11 @@
 """Supervised fine-tuning: it teaches the form; its texts; the anchor."""
 
 import dataclasses
+import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.responses import NO_REASONS, SftConfig, reasons, response_text
 from vqathinker_jax.rl.sft import make_texts
 from vqathinker_jax.rl.train import train
+from vqathinker_jax.rl.update import weighted_mean
 
 
 def video(**facts) -> LabelledVideo:
@@ -81,22 +84,24 @@ def test_adapters_train_resume_and_are_left_beside_the_model(small_folder, tmp_p
         ),
         ({"random_scores": True, "digit_share": 1.5}, r"digit_share must lie in \[0, 1\]"),
         ({"digit_share": 0.5}, "digit_share under 1 needs random_scores"),
+        ({"name_weight": 0.0}, "name_weight must be positive and finite, got 0.0"),
+        ({"name_weight": math.inf}, "name_weight must be positive and finite, got inf"),
     ],
 )
-def test_a_share_of_digits_that_is_none_or_leaves_scores_out_is_refused(values, message):
+def test_shares_and_weights_out_of_range_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         SftConfig(**values)
 
 
 def test_composed_texts_are_well_formed():
     distortions = (
-        Distortion("noise", 0.2), Distortion("blur", 0.5), Distortion("freeze", 1.0),
-        Distortion("jitter", 0.07),
+        Distortion("blur", 0.5), Distortion("rain", 0.7), Distortion("freeze", 1.0),
+        Distortion("jitter", 0.07), Distortion("noise", 0.2),
     )  # fmt: skip
     text = response_text(video(distortions=distortions), 3.25)
     assert text == (
-        "<think> The video shows slight noise, moderate blur and severe freeze. </think>"
-        "<answer> 3.25 </answer>"
+        "<think> The video shows slight noise, severe freeze, moderate blur and strong rain. "
+        "</think><answer> 3.25 </answer>"
     )
     answer = parse_response(text)
     assert answer.format_ok and answer.score == 3.25
@@ -131,15 +136,40 @@ def test_texts_end_with_the_end_token_and_mask_digits(small_model, digit_share, 
     videos = (video(), video(distortions=()))
     cfg = SftConfig(random_scores=True, digit_share=digit_share)
     texts = make_texts(model, videos, keys, cfg)
-    pairs = list(zip(texts.ids, texts.masks, strict=True))
-    assert all(ids[-1] == model.end_id and mask[-1] for ids, mask in pairs)
-    left_out = [model.tokenizer.decode(ids[~mask]) for ids, mask in pairs]
+    pairs = list(zip(texts.ids, texts.weights, strict=True))
+    assert all(ids[-1] == model.end_id and weight[-1] == 1 for ids, weight in pairs)
+    left_out = [model.tokenizer.decode(ids[weight == 0]) for ids, weight in pairs]
     digits = [re.sub(r"\D", "", model.tokenizer.decode(ids)) for ids, _ in pairs]
     assert all(len(score) == 3 for score in digits)
     assert left_out == [""] * (2 - num_masked) + digits[2 - num_masked :]
-    ids, mask = texts.padded(texts.longest + 3)
-    assert ids.shape == mask.shape == (2, texts.longest + 3)
-    assert not np.asarray(mask)[:, texts.longest :].any()
+    ids, weights = texts.padded(texts.longest + 3)
+    assert ids.shape == weights.shape == (2, texts.longest + 3)
+    assert not np.asarray(weights)[:, texts.longest :].any()
+
+
+@pytest.mark.parametrize("digit_share", [0, 1])
+def test_names_weigh_what_is_asked_for_and_their_end_weighs_one(small_model, digit_share):
+    model = small_model.loaded
+    found = (Distortion("blur", 0.5), Distortion("noise", 0.2))
+    videos = (
+        video(distortions=found), video(distortions=()), video(),
+        video(distortions=found, response="<think>Sharp blur.</think><answer>4.1</answer>"),
+    )  # fmt: skip
+    cfg = SftConfig(random_scores=True, digit_share=digit_share, name_weight=2.5)
+    texts = make_texts(model, videos, jax.random.split(jax.random.key(0), 4), cfg)
+    heavy = [
+        model.tokenizer.decode(ids[weight == 2.5])
+        for ids, weight in zip(texts.ids, texts.weights, strict=True)
+    ]
+    assert heavy == [" slight noise and moderate blur", "", "", ""]
+    assert all(set(weight) <= {0, 1, np.float32(2.5)} for weight in texts.weights)
+
+
+def test_a_mean_by_weights_leaves_out_what_weighs_nothing():
+    x = jnp.array([[1.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]])
+    weights = jnp.array([[2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(weighted_mean(x, weights), (2 * 1 + 2 + 5) / 4)
+    assert weighted_mean(x, jnp.zeros_like(x)) == 0
 
 
 def test_drawn_scores_depend_on_the_key_alone(small_model):

@@ -236,7 +236,7 @@ def test_entropy_bonus_and_anchor(small_model, sampled):
         batch,
         advantages=jnp.zeros((3, 4), jnp.float32),
         anchor=batch.responses[:, 0],
-        anchor_mask=jnp.ones((3, 6), bool),
+        text_weights=jnp.full((3, 6), 2.0),
     )
     _, _, first = run(small_model, batch, beta=0.0, anchor_weight=1.0, entropy_bonus=0.0)
     np.testing.assert_allclose(first.loss, first.anchor_loss, rtol=1e-5)

@@ -172,15 +172,16 @@ def _unshared(frozen: nnx.State, sampler: nnx.State) -> list[jax.ShapeDtypeStruc
 def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
     config, video = job.config, job.config.video
     num, side = config.run.videos_per_step, video.image_size
-    k = config.rollout.num_generations if config.run.mode == "grpo" else 1
+    is_sft = config.run.mode == "sft"
+    k = 1 if is_sft else config.rollout.num_generations
     c = job.completion
-    has_anchor = config.run.mode == "grpo" and config.objective.anchor_weight > 0
+    has_anchor = not is_sft and config.objective.anchor_weight > 0
 
     def array(shape: tuple[int, ...], dtype: Any) -> Array:
         return spread(mesh, shape, dtype)
 
     features = None
-    if config.run.mode == "grpo" and are_encoders_frozen(config.model.vision, config.model.motion):
+    if not is_sft and are_encoders_frozen(config.model.vision, config.model.motion):
         dtype = np.dtype(config.model.dtype)
         tower, motion = job.model.feature_shapes(video)
         features = ClipFeatures(array((num, *tower), dtype), array((num, *motion), dtype))
@@ -192,6 +193,6 @@ def _batch(job: Job, mesh: Mesh) -> UpdateBatch:
         response_mask=array((num, k, c), jnp.bool_),
         advantages=array((num, k), jnp.float32),
         anchor=array((num, c), jnp.int32) if has_anchor else None,
-        anchor_mask=array((num, c), jnp.bool_) if has_anchor else None,
+        text_weights=array((num, c), jnp.float32) if is_sft or has_anchor else None,
         features=features,
     )

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 from transformers import PreTrainedTokenizerBase
 
 from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel, normalize
 from vqathinker_jax.layouts import place_batch
 from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
-from vqathinker_jax.rl.responses import SftConfig, response_text
+from vqathinker_jax.rl.responses import SftConfig, listed_names, response_text
 from vqathinker_jax.rl.run import Run, Step
 from vqathinker_jax.rl.run_state import TrainState
 from vqathinker_jax.rl.stages import make_prompts, no_implicit_transfers, response_bucket
 from vqathinker_jax.rl.update import (
+    LEAST_WEIGHT,
     Static,
     UpdateBatch,
     micro_batches,
@@ -41,8 +42,8 @@ class Texts:
 
     ids: tuple[np.ndarray, ...]
     """int32, the end token included."""
-    masks: tuple[np.ndarray, ...]
-    """bool, True at the tokens that count."""
+    weights: tuple[np.ndarray, ...]
+    """float32, one per token; 0 where it does not count."""
     pad_id: int
 
     @property
@@ -50,14 +51,14 @@ class Texts:
         """Tokens of the longest text."""
         return max(map(len, self.ids))
 
-    def padded(self, c: int) -> tuple[Int[Array, "N C"], Bool[Array, "N C"]]:
-        """Ids and mask in `c` slots."""
+    def padded(self, c: int) -> tuple[Int[Array, "N C"], Float[Array, "N C"]]:
+        """Ids and weights in `c` slots."""
         ids = np.full((len(self.ids), c), self.pad_id, np.int32)
-        mask = np.zeros(ids.shape, bool)
-        for row, (tokens, counts) in enumerate(zip(self.ids, self.masks, strict=True)):
+        weights = np.zeros(ids.shape, np.float32)
+        for row, (tokens, weight) in enumerate(zip(self.ids, self.weights, strict=True)):
             ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = counts
-        return jnp.asarray(ids), jnp.asarray(mask)
+            weights[row, : len(tokens)] = weight
+        return jnp.asarray(ids), jnp.asarray(weights)
 
 
 def make_texts(
@@ -78,15 +79,28 @@ def make_texts(
     if cfg.random_scores:
         scores = jax.device_get(_even_scores(keys))
     num_with_digits = math.ceil(cfg.digit_share * len(videos))
-    ids, masks = [], []
+    ids, weights = [], []
     for i, (video, score) in enumerate(zip(videos, scores, strict=True)):
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
+        weight = np.ones(len(tokens), np.float32)
+        weight[_names_in(text, video, model.tokenizer)] = cfg.name_weight
+        if i >= num_with_digits:
+            weight[[_has_digit(model.tokenizer, token) for token in tokens]] = 0
         ids.append(np.array(tokens, np.int32))
-        all_count = i < num_with_digits
-        counts = [all_count or not _has_digit(model.tokenizer, token) for token in tokens]
-        masks.append(np.array(counts, bool))
-    return Texts(tuple(ids), tuple(masks), model.pad_id)
+        weights.append(weight)
+    return Texts(tuple(ids), tuple(weights), model.pad_id)
+
+
+def _names_in(text: str, video: LabelledVideo, tokenizer: PreTrainedTokenizerBase) -> slice:
+    """The tokens of a composed text that list distortions, what joins them included."""
+    listed = "" if video.response is not None else listed_names(video.distortions or ())
+    if not listed or listed not in text:
+        return slice(0)
+    start = text.index(listed)
+    # Words are cut before their space, and the list ends before a full stop.
+    before, up_to = text[:start].rstrip(), text[: start + len(listed)]
+    return slice(*(len(tokenizer.encode(a, add_special_tokens=False)) for a in (before, up_to)))
 
 
 @jax.jit
@@ -112,7 +126,7 @@ class SftMetrics:
     """Scalars of one update, float32."""
 
     loss: Float[Array, ""]
-    """Mean cross-entropy of the counted tokens of the batch, nats."""
+    """Mean cross-entropy of the batch's tokens by their weights, nats."""
     likelihood: Float[Array, ""]
     """Mean probability of the counted tokens."""
     entropy: Float[Array, ""]
@@ -132,22 +146,25 @@ def sft_update(
     static: Static,
     optimizer: OptimizerConfig,
 ) -> tuple[TrainState, SftMetrics]:
-    """One optimizer step on `-mean log p(token)` over the counted tokens of the batch.
+    """One optimizer step on `-mean log p(token)` over the tokens of the batch by their weights.
 
     Args:
       trained, frozen, opt_state, static, optimizer: as `update.update`.
-      batch: `responses` [N, 1, C] are the texts; advantages are not looked at.
+      batch: `responses` [N, 1, C] are the texts, `text_weights` [N, C] weigh their tokens;
+        advantages are not looked at.
     """
     parts = micro_batches(batch, static.micro_batch)
-    num_tokens = jnp.maximum(batch.response_mask.sum(), 1).astype(jnp.float32)
+    total_weight = jnp.maximum(batch.text_weights.sum(), LEAST_WEIGHT)
+    num_tokens = jnp.maximum((batch.text_weights > 0).sum(), 1).astype(jnp.float32)
 
     def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, SftMetrics]:
         model = nnx.merge(static.graphdef, trained, frozen)
         out = policy_logprobs(model, part, static, part.responses)
-        logprobs = jnp.where(part.response_mask, out.logprobs, 0)
-        loss = -logprobs.sum() / num_tokens
-        likelihood = jnp.where(part.response_mask, jnp.exp(logprobs), 0).sum() / num_tokens
-        entropy = jnp.where(part.response_mask, out.entropy, 0).sum() / num_tokens
+        logprobs, entropies, weights = out.logprobs[:, 0], out.entropy[:, 0], part.text_weights
+        counts = weights > 0
+        loss = -jnp.where(counts, weights * logprobs, 0).sum() / total_weight
+        likelihood = jnp.where(counts, jnp.exp(logprobs), 0).sum() / num_tokens
+        entropy = jnp.where(counts, entropies, 0).sum() / num_tokens
         return loss, SftMetrics(loss, likelihood, entropy, jnp.float32(0))
 
     grads, metrics = summed_gradients(loss_of, trained, parts)
@@ -167,14 +184,15 @@ def train_sft(run: Run) -> None:
         with step.clock.phase("texts"):
             pixels = normalize(step.frames, model.dtype)
             texts = make_texts(model, step.videos, run.keys(TEXT_STREAM, step), config.sft)
-            ids, mask = texts.padded(response_bucket(texts.longest, longest))
+            ids, weights = texts.padded(response_bucket(texts.longest, longest))
         batch = UpdateBatch(
             pixels=pixels,
             prompt_ids=prompts.ids,
             prompt_lengths=prompts.lengths,
             responses=ids[:, None],
-            response_mask=mask[:, None],
+            response_mask=weights[:, None] > 0,
             advantages=jnp.zeros((num_videos, 1), jnp.float32),
+            text_weights=weights,
         )
         batch = place_batch(batch, run.mesh)
         with step.clock.phase("update"), no_implicit_transfers():

@@ -204,7 +204,7 @@ def pack(
     if anchor is not None:
         needed = max(needed, anchor.longest)
     c = response_bucket(needed, longest)
-    ids, mask = (None, None) if anchor is None else anchor.padded(c)
+    ids, weights = (None, None) if anchor is None else anchor.padded(c)
     return UpdateBatch(
         pixels=pixels,
         prompt_ids=prompts.ids,
@@ -213,7 +213,7 @@ def pack(
         response_mask=jnp.arange(c) < lengths[..., None],
         advantages=advantages,
         anchor=ids,
-        anchor_mask=mask,
+        text_weights=weights,
     )
 
 

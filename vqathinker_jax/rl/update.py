@@ -27,6 +27,8 @@ from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
 from vqathinker_jax.spec import VideoSpec
 
 M = TypeVar("M")
+LEAST_WEIGHT = 1e-6
+"""Divisor where all tokens of given texts weigh nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +83,8 @@ class UpdateBatch:
     """float32; None without KL."""
     anchor: Int[Array, "N C"] | None = None
     """int32 ids of a text to hold on to."""
-    anchor_mask: Bool[Array, "N C"] | None = None
-    """True at the anchor tokens that count."""
+    text_weights: Float[Array, "N C"] | None = None
+    """float32 weights of the anchor's tokens or, in SFT, of the responses'; 0 does not count."""
     features: ClipFeatures | None = None
     """What encoders that do not train made of the pixels, which are then not looked at."""
 
@@ -98,7 +100,7 @@ class UpdateMetrics:
     entropy: Float[Array, ""]
     """Mean over response tokens, nats."""
     anchor_loss: Float[Array, ""]
-    """Mean cross-entropy of the anchor tokens, nats; 0 without an anchor."""
+    """Mean cross-entropy of the anchor's tokens by their weights, nats; 0 without an anchor."""
     grad_norm: Float[Array, ""]
     """Global norm before clipping."""
 
@@ -243,7 +245,7 @@ def _loss(
         loss = loss - objective.entropy_bonus * entropy
     anchor_loss = jnp.float32(0)
     if part.anchor is not None:
-        anchor_loss = -masked_mean(out.logprobs[:, k], part.anchor_mask, axis=None)
+        anchor_loss = -weighted_mean(out.logprobs[:, k], part.text_weights)
         loss = loss + objective.anchor_weight * anchor_loss
     return loss, UpdateMetrics(
         loss=loss,
@@ -253,6 +255,12 @@ def _loss(
         anchor_loss=jax.lax.stop_gradient(anchor_loss),
         grad_norm=jnp.float32(0),
     )
+
+
+def weighted_mean(x: Float[Array, "..."], weights: Float[Array, "..."]) -> Float[Array, ""]:
+    """sum(weights * x) / sum(weights); what weighs nothing has no influence, NaN included."""
+    total = jnp.where(weights > 0, weights * x, 0).sum()
+    return total / jnp.maximum(weights.sum(), LEAST_WEIGHT)
 
 
 def micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:

@@ -50,8 +50,8 @@ class Recipe:
     """What, beside its number, decides what a clip looks like."""
 
     seed: int = 0
-    scenes_per_family: int = 20
-    photograph_share: float = 0.25
+    scenes_per_family: int = 200
+    photograph_share: float = 0.15
     """Of the clips; 0 without scikit-image."""
     seconds: tuple[float, float] = (2.0, 3.0)
     """Shortest and longest clip."""

@@ -47,7 +47,7 @@ from vqathinker_jax.whole_file import write_whole
 
 __all__ = ["Recipe", "Synthesis", "SynthesisError", "synthesize"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same seed gives other clips."""
 TYPICAL_CLIP_BYTES = 900_000
 JOURNAL = ".clips.jsonl"
