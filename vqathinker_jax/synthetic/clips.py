@@ -15,7 +15,15 @@ from vqathinker_jax.data.prompt import QUESTION
 from vqathinker_jax.synthetic import opinions
 from vqathinker_jax.synthetic.distortions import DISTORTIONS, compression_settings
 from vqathinker_jax.synthetic.encoding import NEAR_LOSSLESS, read_video, write_video
-from vqathinker_jax.synthetic.scenes import Scene, catalogue, fits, generator, of_split, render
+from vqathinker_jax.synthetic.scenes import (
+    SCENES_PER_FAMILY,
+    Scene,
+    catalogue,
+    fits,
+    generator,
+    of_split,
+    render,
+)
 
 DATASET_NAME = "vqathinker-synthetic"
 SIZES = {
@@ -50,9 +58,9 @@ class Recipe:
     """What, beside its number, decides what a clip looks like."""
 
     seed: int = 0
-    scenes_per_family: int = 200
+    scenes_per_family: int = SCENES_PER_FAMILY
     photograph_share: float = 0.15
-    """Of the clips; 0 without scikit-image."""
+    """Of the clips; 0 without scikit-image, whose dozen pictures are all there are."""
     seconds: tuple[float, float] = (2.0, 3.0)
     """Shortest and longest clip."""
     largest_side: int = 960

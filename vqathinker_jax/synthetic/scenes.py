@@ -25,6 +25,9 @@ FAMILIES = {**MATERIALS, **THINGS}
 FLOWING = frozenset({"clouds", "plasma", "water"})
 """Families shown as the lighter of two views that drift against each other."""
 SPLITS = ("train", "validation", "test")
+SCENES_PER_FAMILY = 200
+"""So many that thousands of views show a scene of their own: of few scenes, how bright and how
+colourful each one is would be learnt by heart."""
 LARGEST_STRETCH = 4.0
 """Of the contrast of a channel."""
 CANVAS = (768, 1024)
@@ -75,7 +78,9 @@ unsharp, tiny or drawn, and the motorcycle pair, for which no licence is stated.
 
 
 @functools.cache
-def catalogue(scenes_per_family: int = 20, with_photographs: bool = True) -> tuple[Scene, ...]:
+def catalogue(
+    scenes_per_family: int = SCENES_PER_FAMILY, with_photographs: bool = True
+) -> tuple[Scene, ...]:
     """All scenes: the procedural ones, and the photographs if scikit-image is installed.
 
     Raises:
