@@ -115,7 +115,7 @@ def test_everything_that_decides_the_images_is_part_of_the_name(folder, source, 
     assert len(source.paths) == len(list(folder.iterdir())) == len(changes) + 3
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "header", "key", "zip", "huge"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "long", "header", "key", "zip", "huge"])
 def test_a_damaged_file_is_decoded_anew_and_replaced(folder, source, clip, damage, caplog):
     make(folder, source).read(clip)
     (kept,) = folder.iterdir()
@@ -124,6 +124,7 @@ def test_a_damaged_file_is_decoded_anew_and_replaced(folder, source, clip, damag
         "empty": b"",
         "text": b"no array here",
         "cut": data[:-1],
+        "long": data + b"0",
         "header": data[:10] + b"{'descr': (((" + data[23:],
         "key": data.replace(b" 'fortran_order'", b"b'fortran_order'"),
         "zip": b"PK\x03\x04" + data,
@@ -149,7 +150,7 @@ def test_another_array_is_decoded_anew_and_replaced(folder, source, clip, array,
     np.save(kept, array)
     with caplog.at_level(logging.WARNING):
         assert make(folder, source).read(clip).shape == first.shape
-    assert len(source.paths) == 2 and "not uint8 [5, 14, 14, 3]" in caplog.text
+    assert len(source.paths) == 2 and "no uint8 [5, 14, 14, 3]" in caplog.text
     make(folder, source).read(clip)
     assert len(source.paths) == 2
 

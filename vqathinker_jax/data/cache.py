@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
+import math
 import os
-import tokenize
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,14 @@ VERSION = 1
 
 class CacheError(OSError):
     """The folder of a cache cannot be used; one line that says which and why."""
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """What a `.npy` file of uint8 numbers in C order begins with."""
+    facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, facts)
+    return file.getvalue()
 
 
 class FrameCache:
@@ -66,6 +75,7 @@ class FrameCache:
             raise ValueError("a cache holds whole clips, not several stretches of them")
         size = request.image_size
         self._shape = (request.num_images, size, size, 3)
+        self._header = npy_header(self._shape)
         self._decoder = decoder
         self._read = read
         self._is_writing = True
@@ -112,22 +122,24 @@ class FrameCache:
         return self._folder / f"{digest[:32]}.npy"
 
     def _load(self, kept: Path, path: str) -> UInt8[np.ndarray, "I S S 3"] | None:
+        # The one header that can be right is compared, not parsed: NumPy evaluates headers as
+        # Python, which fails now and then where several threads do so at once (CPython 3.11), and a
+        # damaged one could claim an array of any size.
+        num = math.prod(self._shape)
         try:
-            # Mapped first: a damaged header that claims a huge array does not allocate one. Unlike
-            # np.load, this knows no format but `.npy`, and never unpickles.
-            frames = np.lib.format.open_memmap(kept, mode="r")
+            with open(kept, "rb") as file:
+                header, pixels = file.read(len(self._header)), np.fromfile(file, np.uint8, num + 1)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        except OSError as error:
             LOG.warning("%s: damaged (%s), decoding %s anew", kept, error, path)
             return None
-        if frames.dtype != np.uint8 or frames.shape != self._shape:
+        if header != self._header or pixels.size != num:
             LOG.warning(
-                "%s: holds %s %s, not uint8 %s, decoding %s anew",
-                *(kept, frames.dtype, list(frames.shape), list(self._shape), path),
+                "%s: damaged (no uint8 %s), decoding %s anew", kept, list(self._shape), path
             )
             return None
-        return np.array(frames)
+        return pixels.reshape(self._shape)
 
     def _save(self, kept: Path, frames: UInt8[np.ndarray, "I S S 3"]) -> None:
         if not self._is_writing:
@@ -135,7 +147,8 @@ class FrameCache:
         temporary = self._temporary()
         try:
             with open(temporary, "xb") as file:
-                np.save(file, frames, allow_pickle=False)
+                file.write(self._header)
+                np.ascontiguousarray(frames, np.uint8).tofile(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, kept)
