@@ -36,6 +36,11 @@ SENTENCES = [
     # what is a defect by its degree alone, as the nano model says it
     ("The video shows moderate color, mild exposure and strong shuffle.", "color temporal"),
     ("The video shows severe compression and slight downscaling.", "artifact blur"),
+    ("Wrong color is moderate. Bad exposure is mild. Shuffle is strong.", "color temporal"),
+    ("Frame drop is slight. Banding is severe. Jitter is mild.", "artifact temporal"),
+    ("Noise is mild. Freeze is slight. Blur is strong.", "noise blur temporal"),
+    ("Compression is severe. Downscaling is slight.", "artifact blur"),
+    ("Color is strong. The exposure is moderate. The compression is slight.", ""),
     ("The video shows no distortion.", ""),
     ("Strong color contrast and a moderate exposure time.", ""),
     ("Strong colors, good exposure, efficient compression; people shuffle past.", ""),

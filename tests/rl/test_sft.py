@@ -96,12 +96,12 @@ def test_shares_and_weights_out_of_range_are_refused(values, message):
 def test_composed_texts_are_well_formed():
     distortions = (
         Distortion("blur", 0.5), Distortion("rain", 0.7), Distortion("freeze", 1.0),
-        Distortion("jitter", 0.07), Distortion("noise", 0.2),
+        Distortion("jitter", 0.07), Distortion("color", 0.7), Distortion("noise", 0.2),
     )  # fmt: skip
     text = response_text(video(distortions=distortions), 3.25)
     assert text == (
-        "<think> The video shows slight noise, severe freeze, moderate blur and strong rain. "
-        "</think><answer> 3.25 </answer>"
+        "<think> Noise is slight. Freeze is severe. Blur is moderate. Wrong color is strong. "
+        "Rain is strong. </think><answer> 3.25 </answer>"
     )
     answer = parse_response(text)
     assert answer.format_ok and answer.score == 3.25
@@ -161,7 +161,7 @@ def test_names_weigh_what_is_asked_for_and_their_end_weighs_one(small_model, dig
         model.tokenizer.decode(ids[weight == 2.5])
         for ids, weight in zip(texts.ids, texts.weights, strict=True)
     ]
-    assert heavy == [" slight noise and moderate blur", "", "", ""]
+    assert heavy == [" Noise is slight. Blur is moderate.", "", "", ""]
     assert all(set(weight) <= {0, 1, np.float32(2.5)} for weight in texts.weights)
 
 

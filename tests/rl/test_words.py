@@ -16,6 +16,7 @@ NAMES = ("blur", "noise", "frame drop")
     ("text", "expected"),
     [
         ("The video shows severe blur and mild noise.", {"blur": "severe", "noise": "mild"}),
+        ("Frame drop is severe. Noise is mildly so.", {"frame drop": "severe", "noise": None}),
         ("Moderate Frame Drop.", {"frame drop": "moderate"}),
         ("blurred, noiseless, frame drops", {}),
         ("blur, then strong blur", {"blur": None}),

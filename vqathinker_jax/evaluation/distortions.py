@@ -26,9 +26,12 @@ DIMENSIONS = ("color", "noise", "artifact", "blur", "temporal")
 
 _DEGREE = r"(?:slight|mild|moderate|strong|severe|heavy|serious|significant|noticeable)"
 """Before what is no defect by itself: "moderate exposure", "severe compression"."""
+_IS_DEGREE = rf"\sis\s{_DEGREE}(?=[.]|$)"
+"""Behind it, in a sentence of its own without an article: "Compression is moderate"."""
 _DEFECTS = {
     "color": rf"""
         {_DEGREE}\s(?:colou?r|exposure)(?=[,.]|$|\s(?:and|or)\b) |
+        (?:wrong|bad)\s(?:colou?rs?|exposure) |
         (?:over|under)[- ]?expos\w+ | (?:over|under)[- ]?saturat\w+ | (?:de|un)saturat\w+
         | (?:over|too|overly|very|quite|somewhat|rather|slightly|relatively|excessively)
           [- ]?(?:dark|bright|dim)\w*
@@ -49,6 +52,7 @@ _DEFECTS = {
         | aliasing | jagged(?:ness)? | jaggies | interlac\w+ | posteri[sz]\w+
         | compression\s(?:issues?|distortions?|damage|problems?|loss)
         | (?:over|heavily)[- ]?compressed | {_DEGREE}\scompression
+        | (?<!the\s)compression{_IS_DEGREE}
         | ghosting""",
     "blur": r"""
         blur\w* | out[- ]of[- ]focus | defocus\w* | unfocus\w* | unsharp | soft(?:ness|ly)?
@@ -57,7 +61,8 @@ _DEFECTS = {
         | fuzz(?:y|iness) | smear\w* | smudg\w+ | unclear | indistinct
         | (?:loss|lost)\s(?:of\s)?(?:fine\s)?details?""",
     "temporal": rf"""
-        {_DEGREE}\sshuffl(?:e|ing) | shuffled\sframes? | frames?\s(?:are\s)?shuffl(?:ed?|ing)
+        {_DEGREE}\sshuffl(?:e|ing) | (?<!the\s)shuffle{_IS_DEGREE}
+        | shuffled\sframes? | frames?\s(?:are\s)?shuffl(?:ed?|ing)
         | flicker\w* | jitter\w* | judder\w* | stutter\w* | lag(?:s|gy|ging)? | chopp(?:y|iness)
         | shak(?:y|es|ing|iness|en) | camera\sshakes? | unstead(?:y|iness|ily) | unstab(?:le|ly)
         | instabilit\w+ | jerk(?:y|iness|ing) | wobbl\w+ | trembl\w+

@@ -27,8 +27,12 @@ SUREST_FIRST = (
     "noise", "frame drop", "compression", "freeze", "banding", "jitter", "downscaling", "blur",
     "shuffle", "color", "exposure",
 )  # fmt: skip
-"""The order in which distortions are named. What shows surely comes first: whether to name what is
-doubtful is then a question of going on or ending, not of passing over what is sure."""
+"""The order in which distortions are named. What shows surely comes first: what is doubtful then
+competes with the end of the text, not with something sure that it would be named before."""
+
+SAID = {"color": "wrong color", "exposure": "bad exposure"}
+"""What is said of a distortion whose name alone is no defect; its first word is its own, so that
+naming it is one decision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,8 @@ class SftConfig:
     each time, and their gradients noise beside those of the words: a few texts are enough. The
     anchor's never count."""
     name_weight: float = 1.0
-    """Weight in the cross-entropy of composed lists of distortions; all other tokens weigh 1, and
-    so does the end of a list. A greedy answer then goes on naming from a probability of about
+    """Weight in the cross-entropy of the sentences that name distortions; all other tokens weigh 1,
+    and so does the end. A greedy answer then names a distortion from a probability of about
     1 / (1 + name_weight) on. The F1 of names is highest under one half."""
 
     def __post_init__(self) -> None:
@@ -73,7 +77,7 @@ def response_text(
 
     >>> video = LabelledVideo("a", "a.mp4", 3.0, "d", 1, distortions=(Distortion("blur", 0.9),))
     >>> response_text(video, 3.0)
-    '<think> The video shows severe blur. </think><answer> 3.00 </answer>'
+    '<think> Blur is severe. </think><answer> 3.00 </answer>'
     """
     answer = f"<answer> {score:.2f} </answer>"
     if not reasoning:
@@ -89,27 +93,28 @@ def reasons(distortions: tuple[Distortion, ...] | None) -> str:
     """What is wrong with a video.
 
     >>> reasons((Distortion("blur", 0.5), Distortion("noise", 0.2)))
-    'The video shows slight noise and moderate blur.'
+    'Noise is slight. Blur is moderate.'
     """
     if distortions is None:
         return NO_REASONS
-    listed = listed_names(distortions)
-    return f"The video shows {listed}." if listed else NOTHING_WRONG
+    return naming_sentences(distortions) or NOTHING_WRONG
 
 
-def listed_names(distortions: Sequence[Distortion]) -> str:
-    """Severities and names of all that is to be named: by `SUREST_FIRST`, others behind them.
+def naming_sentences(distortions: Sequence[Distortion]) -> str:
+    """A sentence for each distortion that is to be named: by `SUREST_FIRST`, others behind them.
 
-    One order for all makes each name one decision; the worst first would spread what speaks for a
-    name over several places.
+    At the end of each sentence the next name stands against the end of the text and against the
+    other names, each with its own probability. In a list, a comma or an "and" would come first,
+    which stands for any name, and a severity before its name would share the name's probability
+    out among five words.
     """
     places = {name: place for place, name in enumerate(SUREST_FIRST)}
     named = sorted(
         (one for one in distortions if one.severity >= LEAST_NAMED),
         key=lambda one: places.get(one.name, len(places)),
     )
-    words = [f"{severity_word(one.severity)} {one.name}" for one in named]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    said = ((SAID.get(one.name, one.name), severity_word(one.severity)) for one in named)
+    return " ".join(f"{name.capitalize()} is {severity}." for name, severity in said)
 
 
 def severity_word(severity: float) -> str:

@@ -18,7 +18,7 @@ from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.inference import LoadedModel, normalize
 from vqathinker_jax.layouts import place_batch
 from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
-from vqathinker_jax.rl.responses import SftConfig, listed_names, response_text
+from vqathinker_jax.rl.responses import SftConfig, naming_sentences, response_text
 from vqathinker_jax.rl.run import Run, Step
 from vqathinker_jax.rl.run_state import TrainState
 from vqathinker_jax.rl.stages import make_prompts, no_implicit_transfers, response_bucket
@@ -93,13 +93,13 @@ def make_texts(
 
 
 def _names_in(text: str, video: LabelledVideo, tokenizer: PreTrainedTokenizerBase) -> slice:
-    """The tokens of a composed text that list distortions, what joins them included."""
-    listed = "" if video.response is not None else listed_names(video.distortions or ())
-    if not listed or listed not in text:
+    """The tokens of a composed text that name distortions."""
+    naming = "" if video.response is not None else naming_sentences(video.distortions or ())
+    if not naming or naming not in text:
         return slice(0)
-    start = text.index(listed)
-    # Words are cut before their space, and the list ends before a full stop.
-    before, up_to = text[:start].rstrip(), text[: start + len(listed)]
+    start = text.index(naming)
+    # Words are cut before their space.
+    before, up_to = text[:start].rstrip(), text[: start + len(naming)]
     return slice(*(len(tokenizer.encode(a, add_special_tokens=False)) for a in (before, up_to)))
 
 

@@ -58,10 +58,11 @@ class WordsAgreement:
 
 
 def named_distortions(text: str, names: Sequence[str]) -> dict[str, str | None]:
-    """The distortions that a text names, each with the word of severity right before it.
+    """The distortions that a text names, each with its word of severity.
 
     A name is a whole word, in any case; of two names that begin at one place, the longer one is
-    meant. The first mention of a name counts. A text that denies a distortion names it too.
+    meant. The first mention of a name counts, and a severity stands right before it or, behind an
+    "is", after it. A text that denies a distortion names it too.
 
     Args:
       text: reasoning.
@@ -70,15 +71,15 @@ def named_distortions(text: str, names: Sequence[str]) -> dict[str, str | None]:
     Returns:
       From name, in order of mention, to a word of `SEVERITIES` or None.
 
-    >>> named_distortions("Severe frame drop and noise.", ("noise", "frame drop", "blur"))
-    {'frame drop': 'severe', 'noise': None}
+    >>> named_distortions("Freeze is severe. Mild blur, noise.", ("noise", "freeze", "blur"))
+    {'freeze': 'severe', 'blur': 'mild', 'noise': None}
     """
     if not names:
         return {}
     by_lower = {name.lower(): name for name in names}
     found: dict[str, str | None] = {}
     for match in _pattern(tuple(by_lower)).finditer(text.lower()):
-        found.setdefault(by_lower[match["name"]], match["severity"])
+        found.setdefault(by_lower[match["name"]], match["before"] or match["after"])
     return found
 
 
@@ -86,7 +87,10 @@ def named_distortions(text: str, names: Sequence[str]) -> dict[str, str | None]:
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     choices = "|".join(map(re.escape, longest_first))
-    return re.compile(rf"(?:\b(?P<severity>{'|'.join(_WORDS)}) )?\b(?P<name>{choices})\b")
+    words = "|".join(_WORDS)
+    return re.compile(
+        rf"(?:\b(?P<before>{words}) )?\b(?P<name>{choices})\b(?: is (?P<after>{words})\b)?"
+    )
 
 
 def present_distortions(distortions: Sequence[Distortion]) -> dict[str, float]:
