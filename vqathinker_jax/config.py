@@ -278,11 +278,16 @@ class TrainConfig:
         """The optimizer with the length of the run over `num_videos` videos filled in.
 
         Raises:
-          ValueError: the warm-up is longer than the run.
+          ConfigError: the warm-up is longer than the run.
         """
         if self.optimizer.total_steps is not None:
             return self.optimizer
         total = self.run.num_steps(num_videos) * self.run.updates_per_rollout
+        if self.optimizer.warmup_steps > total:
+            raise ConfigError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, and the run makes "
+                f"{total} updates: lower it, or raise run.steps"
+            )
         return dataclasses.replace(self.optimizer, total_steps=total)
 
 
