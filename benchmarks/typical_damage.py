@@ -20,13 +20,13 @@ from vqathinker_jax.synthetic.scenes import catalogue, fits, generator, of_split
 
 SIZES = ((240, 320), (288, 384), (270, 480))
 FPS = 25.0
-SCENES_PER_FAMILY = 20
-"""Of the catalogue when the table in `opinions.py` was made."""
+SCENES_OF_TABLE = 20
+"""A family, in the catalogue when the table in `opinions.py` was made."""
 
 
 def damages(scene_id: str, size: tuple[int, int], num_frames: int) -> np.ndarray:
     """Damage by distortion and strength to one scene, float64 [distortions, knots]."""
-    (scene,) = (scene for scene in catalogue(SCENES_PER_FAMILY) if scene.id == scene_id)
+    (scene,) = (scene for scene in catalogue(SCENES_OF_TABLE) if scene.id == scene_id)
     found = np.empty((len(DISTORTIONS), len(opinions.KNOTS)))
     for row, (name, distortion) in enumerate(DISTORTIONS.items()):
         rng = generator("typical", scene_id, name)
@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=36)
     args = parser.parse_args()
     scenes = [
-        scene
-        for scene in of_split(catalogue(SCENES_PER_FAMILY), "train")
-        if fits(scene, *SIZES[-1])
+        scene for scene in of_split(catalogue(SCENES_OF_TABLE), "train") if fits(scene, *SIZES[-1])
     ]
     order = generator("typical scenes").permutation(len(scenes))[: args.scenes]
     chosen = [scenes[int(place)].id for place in order]

@@ -13,6 +13,7 @@ from vqathinker_jax.models.lora import LoraConfig, add_adapters
 from vqathinker_jax.parallel import make_mesh
 from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.rollout import RolloutConfig, roll_out
+from vqathinker_jax.rl.sft import sft_update
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.update import (
     ObjectiveConfig,
@@ -230,19 +231,50 @@ def test_advantage_raises_what_it_favours(small_model, sampled):
     assert float(gain[:, 2].sum()) > 0.1
 
 
+TEXT_WEIGHTS = jnp.array(
+    [[2, 1, 1, 0, 0, 0], [1, 3, 0, 2, 1, 0], [0.5, 0, 1, 1, 1, 4]], jnp.float32
+)
+
+
+def weighted_loss(small_model, batch) -> float:
+    """-sum w log p / sum w of each video's first response."""
+    trained, frozen, static = fresh(small_model)
+    logprobs = np.asarray(response_logprobs(trained, frozen, batch, static))[:, 0]
+    return -np.average(logprobs, weights=TEXT_WEIGHTS)
+
+
 def test_entropy_bonus_and_anchor(small_model, sampled):
     batch, _ = sampled
+    expected = weighted_loss(small_model, batch)
     batch = dataclasses.replace(
         batch,
         advantages=jnp.zeros((3, 4), jnp.float32),
         anchor=batch.responses[:, 0],
-        text_weights=jnp.full((3, 6), 2.0),
+        text_weights=TEXT_WEIGHTS,
     )
     _, _, first = run(small_model, batch, beta=0.0, anchor_weight=1.0, entropy_bonus=0.0)
     np.testing.assert_allclose(first.loss, first.anchor_loss, rtol=1e-5)
+    np.testing.assert_allclose(first.anchor_loss, expected, rtol=1e-5)
     _, _, both = run(small_model, batch, beta=0.0, anchor_weight=2.0, entropy_bonus=0.5)
     np.testing.assert_allclose(both.loss, 2 * first.anchor_loss - 0.5 * first.entropy, rtol=1e-5)
     assert 0 < float(first.entropy) < np.log(len(small_model.tokenizer))
+
+
+@pytest.mark.parametrize("micro_batch", [3, 1])
+def test_sft_weighs_the_tokens_of_the_whole_batch(small_model, sampled, micro_batch):
+    batch, _ = sampled
+    expected = weighted_loss(small_model, batch)
+    batch = dataclasses.replace(
+        batch,
+        responses=batch.responses[:, :1],
+        response_mask=TEXT_WEIGHTS[:, None] > 0,
+        advantages=batch.advantages[:, :1],
+        text_weights=TEXT_WEIGHTS,
+    )
+    trained, frozen, static = fresh(small_model, micro_batch=micro_batch)
+    state = OPTIMIZER.make().init(trained)
+    _, metrics = sft_update(trained, frozen, state, batch, static, OPTIMIZER)
+    np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
 
 
 def test_refusals(small_model, sampled):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vqathinker_jax.data.labels import Distortion
-from vqathinker_jax.rl.responses import NOTHING_WRONG, reasons
+from vqathinker_jax.rl.responses import NOTHING_WRONG, SUREST_FIRST, reasons
 from vqathinker_jax.rl.words import NameCounts, named_distortions, words_agreement
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 
@@ -25,7 +25,7 @@ NAMES = ("blur", "noise", "frame drop")
         ("", {}),
     ],
 )
-def test_names_are_whole_words_with_the_severity_before_them(text, expected):
+def test_names_are_whole_words_with_the_severity_beside_them(text, expected):
     assert named_distortions(text, NAMES) == expected
 
 
@@ -39,6 +39,10 @@ def test_of_two_names_the_longer_one_is_meant():
 
 def test_no_names_are_asked_about():
     assert named_distortions("severe blur", ()) == {}
+
+
+def test_every_distortion_has_its_place_in_the_order():
+    assert sorted(SUREST_FIRST) == sorted(DISTORTIONS)
 
 
 def test_composed_texts_are_read_back_whole():

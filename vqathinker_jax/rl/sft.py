@@ -84,7 +84,8 @@ def make_texts(
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
         weight = np.ones(len(tokens), np.float32)
-        weight[_names_in(text, video, model.tokenizer)] = cfg.name_weight
+        if cfg.name_weight != 1:
+            weight[_names_in(text, video, model.tokenizer)] = cfg.name_weight
         if i >= num_with_digits:
             weight[[_has_digit(model.tokenizer, token) for token in tokens]] = 0
         ids.append(np.array(tokens, np.int32))
@@ -150,21 +151,20 @@ def sft_update(
 
     Args:
       trained, frozen, opt_state, static, optimizer: as `update.update`.
-      batch: `responses` [N, 1, C] are the texts, `text_weights` [N, C] weigh their tokens;
-        advantages are not looked at.
+      batch: `responses` [N, 1, C] are the texts, `text_weights` [N, C] weigh their tokens, and
+        `response_mask` is True where they are not 0; advantages are not looked at.
     """
     parts = micro_batches(batch, static.micro_batch)
     total_weight = jnp.maximum(batch.text_weights.sum(), LEAST_WEIGHT)
-    num_tokens = jnp.maximum((batch.text_weights > 0).sum(), 1).astype(jnp.float32)
+    num_tokens = jnp.maximum(batch.response_mask.sum(), 1).astype(jnp.float32)
 
     def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, SftMetrics]:
         model = nnx.merge(static.graphdef, trained, frozen)
         out = policy_logprobs(model, part, static, part.responses)
-        logprobs, entropies, weights = out.logprobs[:, 0], out.entropy[:, 0], part.text_weights
-        counts = weights > 0
-        loss = -jnp.where(counts, weights * logprobs, 0).sum() / total_weight
-        likelihood = jnp.where(counts, jnp.exp(logprobs), 0).sum() / num_tokens
-        entropy = jnp.where(counts, entropies, 0).sum() / num_tokens
+        logprobs = jnp.where(part.response_mask, out.logprobs, 0)
+        loss = -(part.text_weights * logprobs[:, 0]).sum() / total_weight
+        likelihood = jnp.where(part.response_mask, jnp.exp(logprobs), 0).sum() / num_tokens
+        entropy = jnp.where(part.response_mask, out.entropy, 0).sum() / num_tokens
         return loss, SftMetrics(loss, likelihood, entropy, jnp.float32(0))
 
     grads, metrics = summed_gradients(loss_of, trained, parts)
