@@ -14,27 +14,23 @@ from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
 from vqathinker_jax.rl.first_layers import (
     BEND,
-    CODES,
     FLATTENING,
     MEAN_GAIN,
-    NUM_BLIND,
-    NUM_SIGNED,
     RECTIFIER_GAIN,
-    REFERENCE,
-    TILT,
     average,
+    measure_statistics,
     rectify,
     require_room,
-    token_classes,
 )
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.whitening import (
+    REFERENCE,
     choose_cosines,
     cosine_filters,
     cut_patches,
     whiten_once,
     whitened_filters,
-    with_signed_and_blind,
+    with_reference,
 )
 from vqathinker_jax.spec import VideoSpec
 from vqathinker_jax.weights.initial import InitialSource
@@ -100,16 +96,16 @@ def test_as_many_different_cosines_as_asked_for(size, num):
     assert chosen[:3] == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
 
 
-def small_tower(width, hidden, num_layers, image_size=70):
+def small_tower(width, hidden, num_layers):
     cfg = InternViTConfig(
         hidden_size=width, intermediate_size=hidden, num_hidden_layers=num_layers,
-        num_attention_heads=1, image_size=image_size,
+        num_attention_heads=1, image_size=28,
     )  # fmt: skip
     return InternViT(cfg, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
 
 
 def test_the_first_layer_starts_as_a_rectifier_that_flattens():
-    width = 12
+    width = 5
     tower = small_tower(width, 4 * width + 2, 3)
     scale = np.array(tower.layers.ls2[...])[0, 0]
     rectify(tower)
@@ -125,103 +121,47 @@ def test_the_first_layer_starts_as_a_rectifier_that_flattens():
     # Up to the bend c rises by 1, beyond it by what flattening leaves; it is even.
     for size, wanted in ((0.5, 0.5), (3.0, 3 - FLATTENING * (3 - BEND)), (0.0, 0.0)):
         x = np.full((1, width), size, np.float32)
-        rectified = given(x)[:, NUM_SIGNED:-NUM_BLIND]
-        np.testing.assert_allclose(rectified, wanted, atol=0.06)
+        np.testing.assert_allclose(given(x), wanted, atol=0.06)
         np.testing.assert_allclose(given(-x), given(x), atol=1e-5)
-        assert (given(x)[:, [0, 1, 2, -4, -3, -2, -1]] == 0).all()
 
 
-def averaging_tower(rng):
-    """A tower of width 13 with all that is random near the statistics taken out, and images whose
-    patches are light or dark, flat or rich."""
-    tower = small_tower(13, 52, 2)
-    patches = rng.normal(size=(900, 14, 14, 3)).astype(np.float32)
-    filters = with_signed_and_blind(cosine_filters(patches, 6))
-    embedding = tower.patch_embedding
-    embedding.kernel[...] = jnp.asarray(filters.kernel.reshape(embedding.kernel.shape))
-    embedding.bias[...] = jnp.asarray(filters.bias)
-    tower.position_embedding[...] = jnp.zeros_like(tower.position_embedding[...])
+def test_the_second_layer_adds_the_centred_and_scaled_mean_of_the_image():
+    tower = small_tower(6, 24, 3)
     rectify(tower)
-    attention, mlp = tower.layers.attn, tower.layers.mlp
-    attention.proj.kernel[...] = attention.proj.kernel[...].at[0].set(0)
-    mlp.fc2.kernel[...] = mlp.fc2.kernel[...].at[1].set(0)
-    images = rng.normal(size=(40, 2, 5, 14, 5, 14, 3)) * rng.uniform(0.2, 2, (40, 2, 5, 1, 5, 1, 1))
-    images += rng.normal(size=(40, 2, 5, 1, 5, 1, 1)) + rng.normal(size=(40, 1, 1, 1, 1, 1, 1))
-    # The second kind of images is brighter in all clips.
-    images[:, 1] += 1
-    return tower, images.reshape(40, 2, 70, 70, 3).astype(np.float32)
+    rng = np.random.default_rng(4)
+    # Two kinds of images, of which the second is brighter in all clips.
+    images = rng.normal(size=(40, 2, 28, 28, 3)) * rng.uniform(0.2, 2, (40, 2, 1, 1, 1))
+    images[:, 1] += 3
+    images = images.astype(np.float32)
+    before = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 2))
+    attention = tower.layers.attn
+    average(tower, measure_statistics(tower, images))
+    # What the layer adds, its own random attention and its MLP aside.
+    normed = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 1))
+    normed = (normed - normed.mean(-1, keepdims=True)) / normed.std(-1, keepdims=True)
+    scale, bias = np.array(attention.proj.kernel[...])[1], np.array(attention.proj.bias[...])[1]
+    added = (normed.mean(1) @ scale.reshape(6, 6) + bias) * np.array(tower.layers.ls1[...])[1]
+    added = added.reshape(40, 2, 6)
+    np.testing.assert_allclose(added.mean((0, 1)), 0, atol=0.02)
+    np.testing.assert_allclose(np.sqrt(added.var(0).mean(0)), MEAN_GAIN, rtol=1e-3)
+    after = np.asarray(tower(jnp.asarray(images.reshape(80, 28, 28, 3)), 2))
+    spread = after.reshape(40, 2, -1, 6).mean(2).var(0).mean()
+    assert spread > 10 * before.reshape(40, 2, -1, 6).mean(2).var(0).mean()
 
 
-def test_the_second_layer_adds_tilted_means_by_the_class_of_the_token():
-    tower, images = averaging_tower(np.random.default_rng(4))
-    average(tower, images)
-    flat = jnp.asarray(images.reshape(80, 70, 70, 3))
-    before, after = np.asarray(tower(flat, 1)), np.asarray(tower(flat, 2))
-    added = (after - before)[:, 1:]
-    classes = token_classes(5)
-    per_class = np.stack([added[:, classes == i].mean(1) for i in range(5)], 1)
-    # In the rectified channels: centred, and of the size that it says.
-    seen = per_class.reshape(40, 2, 5, 13)
-    np.testing.assert_allclose(seen.mean((0, 1, 2)), 0, atol=0.3)
-    spread = np.sqrt(seen.var(0).mean((0, 1)))
-    np.testing.assert_allclose(spread, MEAN_GAIN, rtol=0.05)
-
-    # Channel 0 is signed lightness: its mean over light patches lies above that over all, and the
-    # mean over dark ones below, in every image.
-    even, light, dark, rich, poor = np.moveaxis(per_class, 1, 0)
-    assert (light[:, 0] > even[:, 0]).all() and (dark[:, 0] < even[:, 0]).all()
-    energy = slice(2 * NUM_SIGNED, -NUM_BLIND)
-    assert (rich[:, energy].mean(-1) > even[:, energy].mean(-1)).mean() > 0.95
-    assert (poor[:, energy].mean(-1) < even[:, energy].mean(-1)).mean() > 0.95
-
-
-def test_a_patch_one_deviation_lighter_weighs_as_much_as_the_tilt_says():
-    tower, images = averaging_tower(np.random.default_rng(5))
-    average(tower, images)
-    flat = jnp.asarray(images.reshape(80, 70, 70, 3))
-    x = np.asarray(tower(flat, 1))
-    normed = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
-    linear = tower.layers.attn.qkv
-    qkv, bias = np.array(linear.kernel[...])[1], np.array(linear.bias[...])[1]
-    q, k = (normed @ qkv[:, i, 0] + bias[i, 0] for i in (0, 1))
-    logits = np.einsum("nte,nse->nts", q[:, 1:], k) / np.sqrt(13)
-    lightness = normed[:, :, 0] - normed[:, :, -2:].mean(-1)
-    lightness /= np.sqrt(lightness.var(1).mean())
-    for code, wanted in (((0, 0), 0), ((1, 0), TILT), ((-1, 0), -TILT)):
-        rows = logits[:, token_classes(5) == CODES.index(code)]
-        slopes = [
-            np.polyfit(lightness[n], row, 1)[0] for n, image in enumerate(rows) for row in image
-        ]
-        assert np.mean(slopes) == pytest.approx(wanted, abs=0.15)
-
-
-def test_every_class_is_once_in_five_patches_of_a_row_and_of_a_column():
-    classes = token_classes(10).reshape(10, 10)
-    for line in (*classes, *classes.T):
-        assert sorted(line[:5]) == sorted(line[5:]) == list(range(len(CODES)))
-
-
-@pytest.mark.parametrize(("width", "hidden", "num_layers"), [(12, 47, 2), (12, 48, 1), (9, 36, 2)])
-def test_a_tower_too_small_for_statistics_is_refused(width, hidden, num_layers):
-    wanted = f"{4 * width} hidden units at a width of {width}, .* has {num_layers} with {hidden}"
+@pytest.mark.parametrize(("hidden", "num_layers"), [(23, 2), (24, 1)])
+def test_a_tower_too_small_for_statistics_is_refused(hidden, num_layers):
+    wanted = f"24 hidden units at a width of 6, and this one has {num_layers} with {hidden}"
     with pytest.raises(TrainingError, match=wanted):
-        require_room(small_tower(width, hidden, num_layers), 70)
-    require_room(small_tower(12, 48, 2), 70)
+        require_room(small_tower(6, hidden, num_layers))
+    require_room(small_tower(6, 24, 2))
 
 
-@pytest.mark.parametrize(("stored", "shown"), [(70, 140), (56, 56)])
-def test_positions_for_other_images_are_refused(stored, shown):
-    with pytest.raises(TrainingError, match=rf"{stored} pixels, .* video\.image_size is {shown}"):
-        require_room(small_tower(12, 48, 2, stored), shown)
-
-
-def test_some_filters_come_twice_and_some_are_blind():
+def test_two_filters_are_blind_and_always_give_the_reference():
     patches = np.random.default_rng(5).normal(size=(50, 4, 4, 3))
-    filters = with_signed_and_blind(cosine_filters(patches, 7))
+    filters = with_reference(cosine_filters(patches, 7))
     out = patches.reshape(50, -1) @ filters.kernel + filters.bias
-    assert out.shape == (50, 14)
-    np.testing.assert_array_equal(out[:, :3], out[:, 3:6])
-    np.testing.assert_array_equal(out[:, 10:], np.tile([0, 0, REFERENCE, -REFERENCE], (50, 1)))
+    np.testing.assert_array_equal(out[:, 7:], np.tile([REFERENCE, -REFERENCE], (50, 1)))
 
 
 def test_patches_lie_inside_their_clip():
@@ -241,7 +181,7 @@ def test_a_model_gets_filters_that_answer_to_its_clips_and_keeps_them(tmp_path):
     cfg = VQAThinkerConfig(
         vision=InternViTConfig(
             hidden_size=22, intermediate_size=88, num_hidden_layers=2, num_attention_heads=1,
-            image_size=84,
+            image_size=28,
         ),
         decoder=Qwen2Config(
             vocab_size=11, hidden_size=12, intermediate_size=13, num_hidden_layers=1,
@@ -256,8 +196,8 @@ def test_a_model_gets_filters_that_answer_to_its_clips_and_keeps_them(tmp_path):
     source = InitialSource(parameter_shapes(state), 0)
     model = fill_model(graphdef, state, source, None, "float32")
     rng = np.random.default_rng(0)
-    clips = rng.integers(0, 256, (17, 7, 84, 84, 3), dtype=np.uint8)
-    video = VideoSpec(6, 84, 3, 1, num_extras=1)
+    clips = rng.integers(0, 256, (17, 7, 28, 28, 3), dtype=np.uint8)
+    video = VideoSpec(6, 28, 3, 1, num_extras=1)
     whiten_once(model, tmp_path / "filters.npz", lambda: clips, video, seed=0)
     again = fill_model(
         *abstract_model(cfg), InitialSource(parameter_shapes(state), 0), None, "float32"

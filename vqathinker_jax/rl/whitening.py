@@ -35,10 +35,8 @@ from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.parallel import to_host
 from vqathinker_jax.processes import first_does
 from vqathinker_jax.rl.first_layers import (
-    NUM_BLIND,
-    NUM_SIGNED,
-    REFERENCE,
     average,
+    measure_statistics,
     rectify,
     require_room,
     set_values,
@@ -53,6 +51,9 @@ NUM_CLIPS = 256
 PATCHES_PER_CLIP = 96
 SMALLEST_DEVIATION = 1e-3
 """Of what a filter gives on training patches: one that sees nothing is not amplified further."""
+REFERENCE = 4.0
+"""What two channels of the patch embedding always hold, one of them negated: beside it, the norms
+leave a flat or dark patch smaller than a rich one, instead of bringing all to one size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,16 +118,12 @@ def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> F
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
 
 
-def with_signed_and_blind(filters: Filters) -> Filters:
-    """The first `NUM_SIGNED` filters twice, and `NUM_BLIND` more that see nothing.
-
-    The last two of these always give `REFERENCE` and its negative, the others 0.
-    """
-    blind = np.zeros((len(filters.kernel), NUM_BLIND), np.float32)
-    given = np.array([0, 0, REFERENCE, -REFERENCE], np.float32)
+def with_reference(filters: Filters) -> Filters:
+    """Two more filters, blind ones, that always give `REFERENCE` and its negative."""
+    blind = np.zeros((len(filters.kernel), 2), np.float32)
     return Filters(
-        np.concatenate([filters.kernel[:, :NUM_SIGNED], filters.kernel, blind], axis=1),
-        np.concatenate([filters.bias[:NUM_SIGNED], filters.bias, given]),
+        np.concatenate([filters.kernel, blind], axis=1),
+        np.concatenate([filters.bias, np.array([REFERENCE, -REFERENCE], np.float32)]),
     )
 
 
@@ -176,13 +173,12 @@ def made_filters(
     embedding = tower.patch_embedding
     patch = embedding.kernel.shape[0]
     patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
-    num_filters = embedding.kernel.shape[-1] - NUM_SIGNED - NUM_BLIND
-    filters = with_signed_and_blind(cosine_filters(patches, num_filters))
+    filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
     rectify(tower)
     shown = np.asarray(shown_images(jnp.asarray(pixels), video))
-    average(tower, shown)
+    average(tower, measure_statistics(tower, shown))
     values = {name: np.asarray(one.get_value()) for name, one in tower_parameters(tower).items()}
     if not video.has_motion:
         return values
@@ -216,9 +212,9 @@ def whiten_once(
       read: gives the clips; called where there is no such file.
 
     Raises:
-      TrainingError: the file is damaged or belongs to another model, or the tower does not fit.
+      TrainingError: the file is damaged or belongs to another model, or the tower is too small.
     """
-    require_room(model.vision, video.image_size)
+    require_room(model.vision)
     graphdef, state = nnx.split(model.vision)
     values = jax.tree.map(to_host, state)
 
