@@ -57,6 +57,11 @@ def test_a_failure_stays_one():
             "memory required for HLO temporaries (122.78G) exceeds available HBM (95.73G)\nmore",
             (122.78, 95.73),
         ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (230.24G) exceeds available HBM (15.75G).",
+            (230.24, 15.75),
+        ),
         ("E1000: CompileTimeHbmOom: (512.00M) of (15.75G)", (0.5, 15.75)),
         ("INTERNAL: something (1G) else (2G)", None),
     ],

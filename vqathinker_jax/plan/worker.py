@@ -20,9 +20,12 @@ from vqathinker_jax.plan.topologies import (
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 REFUSAL = re.compile(
-    r"CompileTimeHbmOom.*?\(([\d.]+)([KMGT]?)\).*?\(([\d.]+)([KMGT]?)\)", re.DOTALL
+    r"(?:CompileTimeHbmOom|Ran out of memory on HBM).*?"
+    r"\(([\d.]+)([KMGT]?)\).*?\(([\d.]+)([KMGT]?)\)",
+    re.DOTALL,
 )
-"""How the TPU compiler says that a program needs X bytes of the Y that there are."""
+"""How the TPU compiler, of libtpu 0.0.51 and of 0.0.42, says that a program needs X bytes of the Y
+that there are."""
 
 
 def parse_refusal(message: str) -> tuple[int, int] | None:
