@@ -68,7 +68,7 @@ def test_pictures_are_varied_and_repeatable(family):
 
 
 def test_all_scenes_differ_where_they_come_from_one_family():
-    seen = {scenes.picture(f"mosaic/{i:03d}").resize((31, 23)).tobytes() for i in range(3)}
+    seen = {scenes.picture(scene(f"mosaic/{i:03d}")).resize((31, 23)).tobytes() for i in range(3)}
     assert len(seen) == 3
 
 
@@ -102,7 +102,7 @@ def test_a_view_larger_than_the_scene_is_refused():
 
 def test_an_unknown_scene_is_refused():
     with pytest.raises(ValueError, match="no scene 'nothing/000'"):
-        scenes.picture("nothing/000")
+        scenes.picture(scenes.Scene("nothing/000", "nothing", "train", ""))
 
 
 def test_balanced_pictures_fill_the_range_without_a_cast():

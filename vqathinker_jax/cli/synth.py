@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shlex
 import sys
 
 from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Commands, add_command, at_least_one, fail
@@ -25,14 +27,49 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--workers", type=at_least_one, metavar="N", help="processes (default: as many as cores)"
     )
+    command.add_argument(
+        "--pictures",
+        metavar="DIR",
+        help="photographs to show as well: sharp, clean ones, split by content like all scenes",
+    )
+    command.add_argument(
+        "--licence", default="not stated", metavar="TEXT", help="of --pictures, for the records"
+    )
+    command.add_argument(
+        "--photograph-share",
+        type=float,
+        metavar="S",
+        help="of the clips, those that show a photograph (default 0.15)",
+    )
     command.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit code."""
-    from vqathinker_jax.synthetic.collection import SynthesisError, synthesize
+    from vqathinker_jax.synthetic.clips import SIZES, Recipe, SynthesisError
+    from vqathinker_jax.synthetic.collection import synthesize
+    from vqathinker_jax.synthetic.pictures import find_pictures
+    from vqathinker_jax.synthetic.scenes import SPLITS
     from vqathinker_jax.terminal import Counter
 
+    options, pictures, left_out = "", (), []
+    try:
+        if args.pictures is not None:
+            pictures, left_out = find_pictures(args.pictures, SIZES, args.licence)
+            options += f" --pictures DIR --licence {shlex.quote(args.licence)}"
+        recipe = Recipe(pictures=pictures)
+        if args.photograph_share is not None:
+            recipe = dataclasses.replace(recipe, photograph_share=args.photograph_share)
+            options += f" --photograph-share {args.photograph_share}"
+    except ValueError as error:
+        return fail(args, error, SOME_FAILED)
+    if pictures and not args.quiet:
+        counts = ", ".join(
+            f"{sum(scene.split == split for scene in pictures)} {split}" for split in SPLITS
+        )
+        print(f"{len(pictures)} pictures of {args.pictures} ({counts})", file=sys.stderr)
+        for line in left_out:
+            print(f"left out: {line}", file=sys.stderr)
     try:
         with Counter("clips", args.clips, is_quiet=args.quiet) as counter:
             made = synthesize(
@@ -40,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
                 args.clips,
                 args.seed,
                 args.workers,
-                command=f"vqathinker synth OUT --clips {args.clips} --seed {args.seed}",
+                recipe=recipe,
+                command=f"vqathinker synth OUT --clips {args.clips} --seed {args.seed}{options}",
                 progress=counter.show,
             )
     except SynthesisError as error:

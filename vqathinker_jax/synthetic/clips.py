@@ -60,7 +60,9 @@ class Recipe:
     seed: int = 0
     scenes_per_family: int = SCENES_PER_FAMILY
     photograph_share: float = 0.15
-    """Of the clips; 0 without scikit-image, whose dozen pictures are all there are."""
+    """Of the clips; 0 without scikit-image and `pictures`."""
+    pictures: tuple[Scene, ...] = ()
+    """Photographs besides the dozen of scikit-image (`pictures.py`)."""
     seconds: tuple[float, float] = (2.0, 3.0)
     """Shortest and longest clip."""
     largest_side: int = 960
@@ -82,6 +84,10 @@ class Recipe:
             raise SynthesisError(f"clips_per_view must be at least 1, got {self.clips_per_view}")
         if self.largest_side < 320:
             raise SynthesisError(f"largest_side must be at least 320, got {self.largest_side}")
+
+    def scenes(self) -> tuple[Scene, ...]:
+        """What clips may show."""
+        return catalogue(self.scenes_per_family, self.photograph_share > 0, self.pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +183,7 @@ def _clips_of(recipe: Recipe, view: tuple[str, int]) -> list[int]:
 def choose_scene(recipe: Recipe, view: tuple[str, int]) -> Scene:
     """The scene of a view: procedural ones in turn, photographs in their share."""
     split, rank = view
-    scenes = list(of_split(catalogue(recipe.scenes_per_family, recipe.photograph_share > 0), split))
+    scenes = list(of_split(recipe.scenes(), split))
     photographs = [scene for scene in scenes if scene.family == "photograph"]
     procedural = [scene for scene in scenes if scene.family != "photograph"]
     if photographs and generator("photograph?", recipe.seed, *view).random() < (

@@ -42,7 +42,7 @@ from vqathinker_jax.synthetic.clips import (
 )
 from vqathinker_jax.synthetic.distortions import DISTORTIONS
 from vqathinker_jax.synthetic.encoding import missing_encoders
-from vqathinker_jax.synthetic.scenes import SPLITS, catalogue, photograph_folder
+from vqathinker_jax.synthetic.scenes import SPLITS, photograph_folder
 from vqathinker_jax.whole_file import write_whole
 
 __all__ = ["Recipe", "Synthesis", "SynthesisError", "synthesize"]
@@ -65,7 +65,7 @@ class Synthesis:
     counts: dict[str, int]
     """Clips by split."""
     has_photographs: bool
-    """False without scikit-image: all content is procedural then."""
+    """False without scikit-image and pictures: all content is procedural then."""
 
 
 def synthesize(
@@ -93,7 +93,7 @@ def synthesize(
       seed: decides views, distortions and scores; content and its splits are the same for all.
       workers: processes; None for one a core, 1 for none beside this one.
       recipe: everything else about the clips; its seed is replaced by `seed`.
-      with_photographs: False leaves out scikit-image's pictures even where it is installed.
+      with_photographs: False leaves out all photographs.
       command: for the manifest, the command line that asked for this.
       progress: called with the clips done and the clips in all.
 
@@ -106,8 +106,8 @@ def synthesize(
     workers = _default_workers() if workers is None else workers
     if workers < 1:
         raise SynthesisError(f"the number of workers must be at least 1, got {workers}")
-    has_photographs = with_photographs and photograph_folder() is not None
     recipe = dataclasses.replace(recipe or Recipe(), seed=seed)
+    has_photographs = with_photographs and bool(recipe.pictures or photograph_folder())
     if not has_photographs:
         recipe = dataclasses.replace(recipe, photograph_share=0.0)
     folder = Path(out_dir)
@@ -216,7 +216,12 @@ def _check_room(folder: Path, num_missing: int) -> None:
 
 
 def _settings(recipe: Recipe) -> dict:
-    return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(recipe)}))
+    settings = {"format": FORMAT, **dataclasses.asdict(recipe)}
+    # Where pictures lie is nobody's business, and a moved folder holds the same ones.
+    pictures = settings.pop("pictures")
+    if pictures:
+        settings["pictures"] = [picture["id"] for picture in pictures]
+    return json.loads(json.dumps(settings))
 
 
 def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
@@ -233,7 +238,10 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     here = _settings(recipe)
     differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     if differing:
-        pairs = ", ".join(f"{key} {there.get(key)} not {here.get(key)}" for key in differing)
+        shown = [key for key in differing if key != "pictures"]
+        pairs = ", ".join(f"{key} {there.get(key)} not {here.get(key)}" for key in shown)
+        if "pictures" in differing:
+            pairs = ", ".join(filter(None, [pairs, "with other pictures"]))
         raise SynthesisError(
             f"{folder}: holds clips made differently ({pairs}); name another folder"
         )
@@ -261,11 +269,19 @@ def _write_labels(folder: Path, records: list[ClipRecord]) -> None:
         write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
+def _content(recipe: Recipe) -> str:
+    if recipe.photograph_share == 0:
+        return "procedural scenes only; photographs need scikit-image (extra `synth`) or pictures"
+    parts = [f"{len(recipe.pictures)} pictures of a folder"] if recipe.pictures else []
+    if photograph_folder() is not None:
+        parts.append("photographs that ship inside scikit-image")
+    return ", ".join([*parts, "procedural scenes"])
+
+
 def _write_manifest(
     folder: Path, recipe: Recipe, records: list[ClipRecord], command: str, is_complete: bool
 ) -> None:
     used = {record.scene for record in records}
-    scenes = catalogue(recipe.scenes_per_family, recipe.photograph_share > 0)
     scores = [record.score for record in records]
     names = collections.Counter(one.name for record in records for one in record.distortions)
     manifest = {
@@ -275,11 +291,7 @@ def _write_manifest(
         "num_clips": len(records),
         "counts": {split: sum(r.split == split for r in records) for split in SPLITS},
         "num_bytes": sum(record.num_bytes for record in records),
-        "content": (
-            "photographs that ship inside scikit-image, and procedural scenes"
-            if recipe.photograph_share > 0
-            else "procedural scenes only; photographs need scikit-image (extra `synth`)"
-        ),
+        "content": _content(recipe),
         "score": {
             "mapping": opinions.__doc__,
             "weights": opinions.WEIGHTS,
@@ -298,6 +310,6 @@ def _write_manifest(
             }
             for one in DISTORTIONS.values()
         },
-        "scenes": [dataclasses.asdict(scene) for scene in scenes if scene.id in used],
+        "scenes": [scene.record() for scene in recipe.scenes() if scene.id in used],
     }
     write_whole(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
