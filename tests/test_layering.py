@@ -14,7 +14,7 @@ data.clip data.resize data.fragments data.slices data.frames data.color data.con
 data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader
 data.sources data.prompt data.perturb data.labels data.augment data.dataset
-synthetic.textures synthetic.scenery synthetic.scenes
+synthetic.textures synthetic.scenery synthetic.scenes synthetic.pictures
 synthetic.encoding synthetic.distortions synthetic.opinions
 synthetic.clips synthetic.collection synthetic.variants
 models.pixels models.layers models.visibility models.splash models.attention
