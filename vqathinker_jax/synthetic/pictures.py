@@ -27,7 +27,7 @@ def find_pictures(
 
     The split follows from a picture's bytes alone, so that a folder that grows moves none of them.
     Of pictures that show the same, in several sizes for example, the largest is used: two of them
-    might come to lie in two splits.
+    might come to lie in two splits. Crops of one picture are not told from other pictures.
 
     Args:
       folder: searched with what is below it, in the order of names.
