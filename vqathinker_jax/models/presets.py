@@ -54,8 +54,8 @@ PRESETS: dict[str, VQAThinkerConfig] = {
     ),
     "nano": VQAThinkerConfig(
         vision=InternViTConfig(
-            hidden_size=108,
-            intermediate_size=432,
+            hidden_size=96,
+            intermediate_size=384,
             num_hidden_layers=2,
             num_attention_heads=3,
             image_size=140,

@@ -33,11 +33,6 @@ OTHERS_GAIN = 0.1
 """How much what stays random in these two layers is weakened."""
 SMALLEST_SCALE = 1e-3
 """A mean that does not vary is not amplified further."""
-NUM_TAILED = 9
-"""Channels, the first ones, whose size beyond `BEND` has a channel of its own."""
-NUM_REFERENCES = 2
-"""Channels, the last ones, that always hold the same; before them come the `NUM_TAILED` others."""
-LEAST_WIDTH = 2 * NUM_TAILED + NUM_REFERENCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +47,10 @@ class Statistics:
 def require_room(tower: InternViT) -> None:
     """Raises TrainingError if a tower lacks the layers or the width of `rectify` and `average`."""
     layers, width, hidden = tower.layers.mlp.fc1.kernel.shape
-    if layers < 2 or hidden < 4 * width or width < LEAST_WIDTH:
+    if layers < 2 or hidden < 4 * width:
         raise TrainingError(
-            f"model.whiten needs a tower of 2 layers, {LEAST_WIDTH} or more wide, with {4 * width} "
-            f"hidden units at a width of {width}, and this one has {layers} with {hidden}"
+            f"model.whiten needs a tower of 2 layers with {4 * width} hidden units at a width of "
+            f"{width}, and this one has {layers} with {hidden}"
         )
 
 
@@ -64,9 +59,7 @@ def rectify(tower: InternViT) -> None:
 
     For each channel x of the normalised input it adds c(|x|), which rises by 1 up to `BEND` and by
     `1 - FLATTENING` beyond it, as a logarithm would: four hidden units a channel do it,
-    gelu(+-s x) and gelu(+-s x - s BEND) with s = `SHARPNESS`. What the first channels have beyond
-    `BEND` goes to those before the references as well: its mean, beside that of c, tells how
-    widely lightness and colours are spread, which shows when they were shifted.
+    gelu(+-s x) and gelu(+-s x - s BEND) with s = `SHARPNESS`.
     """
     mlp, attention = tower.layers.mlp, tower.layers.attn
     fc1, fc2 = (np.array(linear.kernel.get_value()) for linear in (mlp.fc1, mlp.fc2))
@@ -78,9 +71,6 @@ def rectify(tower: InternViT) -> None:
     bias[0, 2 * width : 4 * width] = -SHARPNESS * BEND
     rising = RECTIFIER_GAIN / SHARPNESS / scale * one
     falling = -FLATTENING * rising
-    tails = slice(width - NUM_REFERENCES - NUM_TAILED, width - NUM_REFERENCES)
-    falling[:NUM_TAILED, tails] = rising[tails, tails]
-    rising[tails] = falling[tails] = 0
     fc2[0, : 4 * width] = np.concatenate([rising, rising, falling, falling])
     fc2[0, 4 * width :] *= OTHERS_GAIN
     out[0] *= OTHERS_GAIN

@@ -35,8 +35,6 @@ from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.parallel import to_host
 from vqathinker_jax.processes import first_does
 from vqathinker_jax.rl.first_layers import (
-    NUM_REFERENCES,
-    NUM_TAILED,
     average,
     measure_statistics,
     rectify,
@@ -120,22 +118,20 @@ def cosine_filters(patches: Float[np.ndarray, "n P P 3"], num_filters: int) -> F
     return Filters(kernel.astype(np.float32), (-mean @ kernel).astype(np.float32))
 
 
-def with_blind(filters: Filters) -> Filters:
-    """More filters that see nothing: `NUM_TAILED` give 0, and the last two `REFERENCE` and its
-    negative."""
-    given = np.array([0] * NUM_TAILED + [REFERENCE, -REFERENCE], np.float32)
-    blind = np.zeros((len(filters.kernel), len(given)), np.float32)
+def with_reference(filters: Filters) -> Filters:
+    """Two more filters, blind ones, that always give `REFERENCE` and its negative."""
+    blind = np.zeros((len(filters.kernel), 2), np.float32)
     return Filters(
-        np.concatenate([filters.kernel, blind], axis=1), np.concatenate([filters.bias, given])
+        np.concatenate([filters.kernel, blind], axis=1),
+        np.concatenate([filters.bias, np.array([REFERENCE, -REFERENCE], np.float32)]),
     )
 
 
 def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
     """Colour (0 lightness, 1 and 2 differences) and frequencies down and across of `num` cosines.
 
-    First means and lowest frequencies, of all three (`NUM_TAILED`); then lightness along one
-    direction at every frequency, and along both on a grid; then colours on a coarser grid; then
-    whatever is left, low frequencies first.
+    First the three means; then lightness along one direction at every frequency, and along both on
+    a grid; then colours on a coarser grid; then whatever is left, low frequencies first.
     """
     axes = [(0, k, 0) for k in range(1, size)] + [(0, 0, k) for k in range(1, size)]
     fine, coarse = (
@@ -149,8 +145,8 @@ def choose_cosines(size: int, num: int) -> list[tuple[int, int, int]]:
         for across in (0, *coarse)
     ]
     everything = sorted(itertools.product(range(3), range(size), range(size)), key=sum)
-    lowest = [(colour, *way) for colour in range(3) for way in ((0, 0), (1, 0), (0, 1))]
-    return list(dict.fromkeys([*lowest, *axes, *mixed, *coloured, *everything]))[:num]
+    means = [(colour, 0, 0) for colour in range(3)]
+    return list(dict.fromkeys([*means, *axes, *mixed, *coloured, *everything]))[:num]
 
 
 def made_filters(
@@ -177,8 +173,7 @@ def made_filters(
     embedding = tower.patch_embedding
     patch = embedding.kernel.shape[0]
     patches = cut_patches(pixels, (1, patch, patch), rng).reshape(-1, patch, patch, 3)
-    num_filters = embedding.kernel.shape[-1] - NUM_TAILED - NUM_REFERENCES
-    filters = with_blind(cosine_filters(patches, num_filters))
+    filters = with_reference(cosine_filters(patches, embedding.kernel.shape[-1] - 2))
     set_values(embedding.kernel, filters.kernel)
     set_values(embedding.bias, filters.bias)
     rectify(tower)
