@@ -14,9 +14,9 @@ data.clip data.resize data.fragments data.slices data.frames data.color data.con
 data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader
 data.sources data.prompt data.perturb data.labels data.augment data.dataset
-synthetic.textures synthetic.scenery synthetic.scenes synthetic.pictures
+synthetic.textures synthetic.scenery synthetic.scenes
 synthetic.encoding synthetic.distortions synthetic.opinions
-synthetic.clips synthetic.collection synthetic.variants
+synthetic.clips synthetic.pictures synthetic.collection synthetic.variants
 models.pixels models.layers models.visibility models.splash models.attention
 models.internvit models.qwen2 models.lora models.slowfast models.projectors
 models.vqathinker

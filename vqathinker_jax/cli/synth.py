@@ -7,7 +7,15 @@ import dataclasses
 import shlex
 import sys
 
-from vqathinker_jax.cli.parsing import OK, SOME_FAILED, Commands, add_command, at_least_one, fail
+from vqathinker_jax.cli.parsing import (
+    OK,
+    SOME_FAILED,
+    WRONG_USAGE,
+    Commands,
+    add_command,
+    at_least_one,
+    fail,
+)
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +41,7 @@ def add(commands: Commands) -> None:
         help="photographs to show as well: sharp, clean ones, split by content like all scenes",
     )
     command.add_argument(
-        "--licence", default="not stated", metavar="TEXT", help="of --pictures, for the records"
+        "--licence", metavar="TEXT", help="of --pictures, for the records (default: not stated)"
     )
     command.add_argument(
         "--photograph-share",
@@ -46,31 +54,31 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs it; returns the exit code."""
-    from vqathinker_jax.synthetic.clips import SIZES, Recipe, SynthesisError
+    from vqathinker_jax.synthetic.clips import Recipe, SynthesisError
     from vqathinker_jax.synthetic.collection import synthesize
-    from vqathinker_jax.synthetic.pictures import find_pictures
+    from vqathinker_jax.synthetic.pictures import NOT_STATED, find_pictures
     from vqathinker_jax.synthetic.scenes import SPLITS
     from vqathinker_jax.terminal import Counter
 
+    if args.licence is not None and args.pictures is None:
+        return fail(args, "--licence goes with --pictures", WRONG_USAGE)
     options, pictures, left_out = "", (), []
     try:
         if args.pictures is not None:
-            pictures, left_out = find_pictures(args.pictures, SIZES, args.licence)
-            options += f" --pictures DIR --licence {shlex.quote(args.licence)}"
+            licence = NOT_STATED if args.licence is None else args.licence
+            pictures, left_out = find_pictures(args.pictures, licence)
+            options += f" --pictures DIR --licence {shlex.quote(licence)}"
         recipe = Recipe(pictures=pictures)
         if args.photograph_share is not None:
             recipe = dataclasses.replace(recipe, photograph_share=args.photograph_share)
             options += f" --photograph-share {args.photograph_share}"
-    except ValueError as error:
-        return fail(args, error, SOME_FAILED)
-    if pictures and not args.quiet:
-        counts = ", ".join(
-            f"{sum(scene.split == split for scene in pictures)} {split}" for split in SPLITS
-        )
-        print(f"{len(pictures)} pictures of {args.pictures} ({counts})", file=sys.stderr)
-        for line in left_out:
-            print(f"left out: {line}", file=sys.stderr)
-    try:
+        if pictures and not args.quiet:
+            counts = ", ".join(
+                f"{sum(scene.split == split for scene in pictures)} {split}" for split in SPLITS
+            )
+            print(f"{len(pictures)} pictures of {args.pictures} ({counts})", file=sys.stderr)
+            for line in left_out:
+                print(f"left out: {line}", file=sys.stderr)
         with Counter("clips", args.clips, is_quiet=args.quiet) as counter:
             made = synthesize(
                 args.dir,

@@ -6,6 +6,7 @@ import os
 import warnings
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vqathinker_jax.data.clip import Clip, FrameRequest, Limits, VideoError, VideoFacts
@@ -36,20 +37,7 @@ def decode_still(path: str, request: FrameRequest, limits: Limits) -> Clip:
     Raises:
       VideoError: a damaged image, or one with too many pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images; our own limit decides instead.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                limits.check_size(path, *image.size)
-                codec, mode = (image.format or "image").lower(), image.mode
-                frame = _to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise VideoError.of(path, f"the image has more than {limits.frame_pixels} pixels") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, VideoError):
-            raise
-        raise VideoError.of(path, f"the image is damaged or cut short ({_reason(error)})") from None
+    frame, codec, mode = read_still(path, limits)
     collector = FrameCollector(still_places(request), request)
     collector.add(0, frame)
     facts = VideoFacts(
@@ -69,6 +57,28 @@ def decode_still(path: str, request: FrameRequest, limits: Limits) -> Clip:
     )
     warning = "a still image: shown to the model as a video in which nothing moves"
     return Clip(collector.frames, collector.indices, facts, (warning,))
+
+
+def read_still(path: str, limits: Limits) -> tuple[UInt8[np.ndarray, "H W 3"], str, str]:
+    """The pixels of an image, upright, RGB; its format and Pillow's mode of it.
+
+    Raises:
+      VideoError: a damaged image, or one with too many pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images; our own limit decides instead.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                limits.check_size(path, *image.size)
+                codec, mode = (image.format or "image").lower(), image.mode
+                return _to_rgb(ImageOps.exif_transpose(image)), codec, mode
+    except Image.DecompressionBombError:
+        raise VideoError.of(path, f"the image has more than {limits.frame_pixels} pixels") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, VideoError):
+            raise
+        raise VideoError.of(path, f"the image is damaged or cut short ({_reason(error)})") from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

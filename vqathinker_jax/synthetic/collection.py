@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.synthetic import opinions
 from vqathinker_jax.synthetic.clips import (
     ClipRecord,
@@ -134,6 +136,8 @@ def synthesize(
         _write_manifest(folder, recipe, chosen, command, is_complete=True)
     except OSError as error:
         raise SynthesisError(_explain(folder, error)) from None
+    except VideoError as error:
+        raise SynthesisError(f"a picture can no longer be read: {error}") from None
     except BrokenProcessPool:
         raise SynthesisError(
             "a worker process died, perhaps for lack of memory; run the same command again "
@@ -218,9 +222,11 @@ def _check_room(folder: Path, num_missing: int) -> None:
 def _settings(recipe: Recipe) -> dict:
     settings = {"format": FORMAT, **dataclasses.asdict(recipe)}
     # Where pictures lie is nobody's business, and a moved folder holds the same ones.
-    pictures = settings.pop("pictures")
-    if pictures:
-        settings["pictures"] = [picture["id"] for picture in pictures]
+    del settings["pictures"]
+    if recipe.pictures:
+        records = json.dumps([scene.record() for scene in recipe.pictures])
+        digest = hashlib.sha256(records.encode()).hexdigest()[:12]
+        settings["pictures"] = f"{len(recipe.pictures)} of digest {digest}"
     return json.loads(json.dumps(settings))
 
 
@@ -238,10 +244,7 @@ def _check_same_recipe(folder: Path, recipe: Recipe) -> None:
     here = _settings(recipe)
     differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
     if differing:
-        shown = [key for key in differing if key != "pictures"]
-        pairs = ", ".join(f"{key} {there.get(key)} not {here.get(key)}" for key in shown)
-        if "pictures" in differing:
-            pairs = ", ".join(filter(None, [pairs, "with other pictures"]))
+        pairs = ", ".join(f"{key} {there.get(key)} not {here.get(key)}" for key in differing)
         raise SynthesisError(
             f"{folder}: holds clips made differently ({pairs}); name another folder"
         )

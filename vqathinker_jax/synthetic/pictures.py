@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vqathinker_jax.data.sources import IMAGE_SUFFIXES
-from vqathinker_jax.synthetic.scenes import Scene, has_room, opened_photograph
+from vqathinker_jax.data.clip import VideoError
+from vqathinker_jax.data.sources import IMAGE_SUFFIXES, expand_sources
+from vqathinker_jax.synthetic.clips import SIZES, SynthesisError
+from vqathinker_jax.synthetic.scenes import Scene, has_room, opened_photograph, split_of_tenth
 
+NOT_STATED = "not stated"
 THUMBNAIL = 24
 """Pixels a side, in which two pictures are compared."""
 SAME_FROM = 0.97
@@ -21,7 +23,7 @@ SAME_FROM = 0.97
 
 
 def find_pictures(
-    folder: os.PathLike | str, sizes: Iterable[tuple[int, int]], licence: str = "not stated"
+    folder: os.PathLike | str, licence: str = NOT_STATED
 ) -> tuple[tuple[Scene, ...], list[str]]:
     """The pictures below a folder as scenes, each in one split.
 
@@ -30,28 +32,28 @@ def find_pictures(
     might come to lie in two splits. Crops of one picture are not told from other pictures.
 
     Args:
-      folder: searched with what is below it, in the order of names.
-      sizes: heights and widths of clips, one of which a picture must have room for.
+      folder: searched with what is below it, without hidden files.
       licence: of all of them, for the records of the clips.
 
     Returns:
       The scenes, and a line for each picture that is left out.
 
     Raises:
-      ValueError: no such folder, or no picture in it that can be used.
+      SynthesisError: no such folder, or no picture in it that can be used.
     """
-    folder, sizes = Path(folder), tuple(sizes)
+    folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: is not a folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        raise SynthesisError(f"{folder}: is not a folder")
     read, left_out = [], []
-    for file in files:
-        try:
-            image = opened_photograph(str(file))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            left_out.append(f"{file}: {' '.join(str(error).split()) or type(error).__name__}")
+    for file in expand_sources([folder]):
+        if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        if not any(has_room(image.height, image.width, *size) for size in sizes):
+        try:
+            image = opened_photograph(file)
+        except VideoError as error:
+            left_out.append(str(error))
+            continue
+        if not any(has_room(image.height, image.width, *size) for size in SIZES):
             left_out.append(f"{file}: {image.width} x {image.height} pixels, too few for a clip")
             continue
         read.append((image.width * image.height, file, _thumbnail(image)))
@@ -62,12 +64,12 @@ def find_pictures(
             left_out.append(f"{file}: shows the same as {same[0]}")
             continue
         kept.append((file, thumbnail))
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        split = {0: "validation", 1: "test"}.get(int(digest, 16) % 10, "train")
-        scenes.append(Scene(f"picture/{digest[:12]}", "photograph", split, licence, str(file)))
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        split = split_of_tenth(int(digest, 16) % 10)
+        scenes.append(Scene(f"picture/{digest[:12]}", "photograph", split, licence, file))
     if not scenes:
         reason = f"; {left_out[0]}" if left_out else ""
-        raise ValueError(f"{folder}: no picture in it can be used{reason}")
+        raise SynthesisError(f"{folder}: no picture in it can be used{reason}")
     return tuple(sorted(scenes, key=lambda scene: scene.id)), left_out
 
 

@@ -16,8 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
+from vqathinker_jax.data.clip import Limits
+from vqathinker_jax.data.stills import read_still
 from vqathinker_jax.synthetic.scenery import THINGS
 from vqathinker_jax.synthetic.textures import MATERIALS
 
@@ -136,7 +138,11 @@ def generator(*name: object) -> np.random.Generator:
 
 
 def _split(family: str, number: int) -> str:
-    place = generator("split", family, number // 10).permutation(10)[number % 10]
+    return split_of_tenth(generator("split", family, number // 10).permutation(10)[number % 10])
+
+
+def split_of_tenth(place: int) -> str:
+    """The split of one of ten places, 0 to 9: one validation, one test, eight train."""
     return {0: "validation", 1: "test"}.get(int(place), "train")
 
 
@@ -146,7 +152,7 @@ def picture(scene: Scene) -> Image.Image:
 
     Raises:
       ValueError: no such scene.
-      OSError: a photograph that is no longer there, or no picture any more.
+      VideoError: a photograph that is no longer there, or no picture any more.
     """
     if scene.family in FAMILIES:
         image = Image.fromarray(FAMILIES[scene.family](generator("scene", scene.id), *CANVAS))
@@ -162,13 +168,12 @@ def picture(scene: Scene) -> Image.Image:
 
 
 def opened_photograph(file: str) -> Image.Image:
-    """A picture upright, RGB, reduced where it is larger than any clip has use for.
+    """A picture upright, RGB, reduced to `LARGEST_SIDE` pixels where it is larger.
 
     Raises:
-      OSError, ValueError, Image.DecompressionBombError: it cannot be read.
+      VideoError: it is damaged, or has too many pixels.
     """
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    image = Image.fromarray(read_still(file, Limits())[0])
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     return image
 
@@ -215,7 +220,8 @@ def fits(scene: Scene, height: int, width: int) -> bool:
 
 
 def has_room(tall: int, wide: int, height: int, width: int) -> bool:
-    """Whether a picture is larger than a view by what the camera needs to move."""
+    """Whether a picture (`tall`, `wide`) is larger than a view by what the camera needs to move;
+    pixels."""
     return tall >= height * MARGIN and wide >= width * MARGIN
 
 
