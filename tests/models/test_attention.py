@@ -142,6 +142,19 @@ def test_blocks_that_hold_nothing_are_skipped(interpreted):
     assert (np.asarray(kernel.fwd_mask_info.block_mask) > 0).sum() == 7
 
 
+def test_xla_leaves_out_what_a_group_hides():
+    """Of 384 x 384 scores a group of this shape needs 128 x 128 and 8 x 32 x 160: 0.39."""
+    group = Visibility(Group(128, 8, 32))
+    arrays = inputs(group)[:3]
+    mask = group.mask(group.pattern.length)
+    dense = functools.partial(attention.attend, mask=mask)
+    ours, whole = (
+        jax.jit(attend).lower(*arrays).compile().cost_analysis()["flops"]
+        for attend in (make_attend("xla", group, "out"), dense)
+    )
+    assert 0.3 < ours / whole < 0.45
+
+
 CFG = Qwen2Config(
     vocab_size=37,
     hidden_size=24,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from vqathinker_jax.models.splash import KV_ROWS, ROWS, SplashAttention
-from vqathinker_jax.models.visibility import Visibility
+from vqathinker_jax.models.visibility import Causal, Group, Visibility
 from vqathinker_jax.parallel import per_shard
 
 KERNELS = ("xla", "cudnn", "splash")
@@ -89,9 +89,41 @@ def make_attend(kernel: str, visibility: Visibility, saved_as: str) -> Attend:
 
 
 def _xla(visibility: Visibility) -> Attend:
+    if isinstance(visibility.pattern, Group):
+        return _xla_groups(visibility.pattern, visibility.key_mask)
     mask = visibility.mask(visibility.pattern.length) if visibility.needs_mask else None
     is_causal = visibility.pattern.is_causal and mask is None
     return lambda q, k, v: attend(q, k, v, mask, is_causal=is_causal)
+
+
+def _xla_groups(group: Group, key_mask: Bool[Array, "N L"] | None) -> Attend:
+    """A group without the scores that its pattern hides: P * P of the prompt, and C * (P + C) of
+    each response as the last C rows of a causal sequence of its own, instead of L * L.
+    """
+    p, c = group.prompt_slots, group.response_slots
+
+    def whole(x: Shaped[Array, "N L *R"]) -> Shaped[Array, "N*K P+C *R"]:
+        """The prompt and each response as one row."""
+        own = split(x)
+        prompt = jnp.repeat(x[:, :p], group.num_responses, axis=0)
+        return jnp.concatenate([prompt, own], axis=1)
+
+    def split(x: Shaped[Array, "N L *R"]) -> Shaped[Array, "N*K C *R"]:
+        return x[:, p:].reshape(-1, c, *x.shape[2:])
+
+    if key_mask is None:
+        prompt = response = None
+    else:
+        prompt, response = key_mask[:, :p], whole(key_mask)
+    attend_prompt = _xla(Visibility(Causal(p), prompt))
+    mask = Visibility(Causal(p + c), response).mask(p + c)[:, :, p:]
+
+    def attend_group(q: Array, k: Array, v: Array) -> Array:
+        first = attend_prompt(q[:, :p], k[:, :p], v[:, :p])
+        rest = attend(split(q), whole(k), whole(v), mask)
+        return jnp.concatenate([first, rest.reshape(len(q), -1, *q.shape[2:])], axis=1)
+
+    return attend_group
 
 
 def cudnn_attend(visibility: Visibility, implementation: str = "cudnn") -> Attend:
