@@ -3,7 +3,7 @@
 The card's figures come from the record that `nano_quality` prints, its commands from the run.
 
 Run from the repository root:
-`python -m benchmarks.bundle_nano RUN/model QUALITY.json --command "..." --command "..."`
+`python -m benchmarks.bundle_nano RUN/model QUALITY.json --parameters N --command "..."`
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TARGET = Path("vqathinker_jax") / "assets" / BUNDLED_NAME
 LARGEST_BYTES = 20_000_000
 
 
-def card(record: dict[str, Any], commands: list[str], num_parameters: int) -> str:
+def card(record: dict[str, Any], commands: list[str], notes: list[str], num_parameters: int) -> str:
     """MODEL_CARD.md: what the model is, how it was made, what was measured."""
     synthetic = record["synthetic"]
     scores, words = synthetic["scores"], synthetic["words"]
@@ -41,7 +41,8 @@ def card(record: dict[str, Any], commands: list[str], num_parameters: int) -> st
         *commands,
         "```",
         "",
-        "No real clip was used to train, tune or choose it.",
+        *notes,
+        "None of the real clips below was used to train, tune or choose it.",
         "",
         f"## Held-out synthetic clips ({synthetic['num_clips']}, other scenes than in training)",
         "",
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="RUN/model")
     parser.add_argument("quality", type=Path, help="last line of what nano_quality prints")
     parser.add_argument("--command", action="append", default=[], help="how it was made")
+    parser.add_argument("--note", action="append", default=[], help="a line about its content")
     parser.add_argument("--parameters", type=int, required=True, help="as `train` counts them")
     args = parser.parse_args()
     record = json.loads(args.quality.read_text())
@@ -97,7 +99,7 @@ def main() -> None:
     config = json.loads(config_file.read_text())
     config[OWN_KEY]["kind"] = "nano"
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    (TARGET / "MODEL_CARD.md").write_text(card(record, args.command, args.parameters))
+    (TARGET / "MODEL_CARD.md").write_text(card(record, args.command, args.note, args.parameters))
     size = sum(path.stat().st_size for path in TARGET.rglob("*.safetensors"))
     if size > LARGEST_BYTES:
         raise SystemExit(f"{TARGET}: {size / 1e6:.1f} MB of weights, more than 20")
