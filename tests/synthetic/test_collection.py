@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -113,6 +114,34 @@ def test_scores_are_spread_over_one_to_five():
     assert counts.min() > 0.75 * 300 and counts.max() < 1.25 * 300
     for split, index in (("train", 0), ("validation", 1), ("test", 2)):
         assert clips.split_of(index) == split
+
+
+def test_worn_clips_are_compressed_before_the_last_that_is_done_to_them():
+    worn, others = Recipe(seed=3, worn_share=0.5), Recipe(seed=3)
+    targets, counts = [], {True: 0, False: 0}
+    for index in range(1200):
+        chosen, plain = (clips.choose_distortions(recipe, index) for recipe in (worn, others))
+        names = [name for name, _ in chosen]
+        assert len(set(names)) == len(names)
+        is_worn = "compression" in names[:-1]
+        counts[is_worn] += 1
+        if is_worn:
+            targets.append(pseudo_score(chosen))
+        else:
+            assert chosen == plain
+    assert 0.4 < counts[True] / 1200 < 0.5
+    histogram, _ = np.histogram(targets, 7, (1, 4.5))
+    assert histogram.min() > 0.6 * np.mean(histogram)
+
+
+def test_what_comes_after_a_compression_is_in_the_file():
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), 8, axis=0)
+    planned = [("compression", 0.3), ("freeze", 0.9), ("blur", 0.8)]
+    data, applied = clips.distort_and_encode(frames, 25.0, planned, rng)
+    assert [one.name for one in applied] == ["compression", "freeze", "blur"]
+    soft = np.stack(list(read_video(io.BytesIO(data)))).astype(float)
+    assert np.abs(np.diff(soft, axis=2)).mean() < 0.3 * np.abs(np.diff(frames / 1.0, axis=2)).mean()
 
 
 def test_same_bytes_whatever_the_workers_and_the_number_of_clips(made, tmp_path):

@@ -80,7 +80,7 @@ def test_views_show_pictures_of_their_split_in_their_share(folder):
 def test_a_collection_of_pictures_names_them_and_no_path(folder, tmp_path, capsys):
     out = tmp_path / "clips"
     line = ["synth", str(out), "--clips", "10", "--workers", "1", "--pictures", str(folder)]
-    line += ["--licence", "CC BY 4.0", "--photograph-share", "1"]
+    line += ["--licence", "CC BY 4.0", "--photograph-share", "1", "--worn-share", "0.5"]
     assert main(line) == 0
     assert "12 pictures of" in capsys.readouterr().err
     text = (out / "manifest.json").read_text()
@@ -88,7 +88,8 @@ def test_a_collection_of_pictures_names_them_and_no_path(folder, tmp_path, capsy
     assert str(folder) not in text
     assert manifest["settings"]["pictures"].startswith("12 of digest ")
     assert "12 pictures of a folder" in manifest["content"]
-    assert "--pictures DIR --licence 'CC BY 4.0' --photograph-share 1.0" in manifest["command"]
+    options = "--pictures DIR --licence 'CC BY 4.0' --photograph-share 1.0 --worn-share 0.5"
+    assert options in manifest["command"]
     licences = {scene["licence"] for scene in manifest["scenes"] if "picture/" in scene["id"]}
     assert licences == {"CC BY 4.0"}
 
@@ -114,6 +115,7 @@ def test_a_picture_that_is_gone_is_one_line(folder, tmp_path):
     [
         (["--pictures", "nowhere"], 1, "nowhere: is not a folder"),
         (["--photograph-share", "1.5"], 1, "photograph_share must be 0 to 1, got 1.5"),
+        (["--worn-share", "-1"], 1, "worn_share must be 0 to 1, got -1.0"),
         (["--licence", "CC0-1.0"], 2, "--licence goes with --pictures"),
     ],
 )

@@ -49,6 +49,13 @@ def add(commands: Commands) -> None:
         metavar="S",
         help="of the clips, those that show a photograph (default 0.15)",
     )
+    command.add_argument(
+        "--worn-share",
+        type=float,
+        metavar="S",
+        help="of the clips, those that are compressed before they are distorted, as what people "
+        "upload has been; compression comes last in all others (default 0)",
+    )
     command.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -69,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
             pictures, left_out = find_pictures(args.pictures, licence)
             options += f" --pictures DIR --licence {shlex.quote(licence)}"
         recipe = Recipe(pictures=pictures)
-        if args.photograph_share is not None:
-            recipe = dataclasses.replace(recipe, photograph_share=args.photograph_share)
-            options += f" --photograph-share {args.photograph_share}"
+        for name in ("photograph_share", "worn_share"):
+            share = getattr(args, name)
+            if share is not None:
+                recipe = dataclasses.replace(recipe, **{name: share})
+                options += f" --{name.replace('_', '-')} {share}"
         if pictures and not args.quiet:
             counts = ", ".join(
                 f"{sum(scene.split == split for scene in pictures)} {split}" for split in SPLITS

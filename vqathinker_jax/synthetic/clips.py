@@ -43,8 +43,12 @@ SIZES = {
 FRAME_RATES = (24.0, 25.0, 30000 / 1001, 30.0)
 NUM_DISTORTIONS = (0.58, 0.31, 0.11)
 """Shares of clips with one, two and three distortions, among those that have any."""
+NUM_AFTER = (0.4, 0.35, 0.25)
+"""Of worn clips: shares with one, two and three distortions besides their compression."""
 PRISTINE_FROM = 4.85
 """Targets above get no distortion, and the label 5."""
+WORN_TO = 4.6
+"""Targets above take too little from a clip to be more than one distortion."""
 LONGEST_SECONDS = 60
 GOLDEN = 0.6180339887498949
 
@@ -63,6 +67,10 @@ class Recipe:
     """Of the clips; 0 without scikit-image and `pictures`."""
     pictures: tuple[Scene, ...] = ()
     """Photographs besides the dozen of scikit-image (`pictures.py`)."""
+    worn_share: float = 0.0
+    """Of the clips: those that are compressed first and lose quality afterwards, as what people
+    upload has been. Compression comes last in all others. A later blur then hides signs of an
+    earlier compression, and must not look like the better for it."""
     seconds: tuple[float, float] = (2.0, 3.0)
     """Shortest and longest clip."""
     largest_side: int = 960
@@ -74,8 +82,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise SynthesisError(f"seed must be 0 or more, got {self.seed}")
-        if not 0 <= self.photograph_share <= 1:
-            raise SynthesisError(f"photograph_share must be 0 to 1, got {self.photograph_share}")
+        for name in ("photograph_share", "worn_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SynthesisError(f"{name} must be 0 to 1, got {getattr(self, name)}")
         if not 0.2 <= self.seconds[0] <= self.seconds[1] <= LONGEST_SECONDS:
             raise SynthesisError(
                 f"seconds must be an interval within 0.2 to 60, got {self.seconds}"
@@ -203,10 +212,16 @@ def choose_distortions(recipe: Recipe, index: int) -> list[tuple[str, float]]:
     target = 1.05 + 3.95 * ((start + GOLDEN * _rank(index)) % 1.0)
     if target > PRISTINE_FROM:
         return []
-    names = list(DISTORTIONS)
+    is_worn = target <= WORN_TO and (
+        generator("worn", recipe.seed, index).random() < recipe.worn_share
+    )
+    names = [name for name in DISTORTIONS if not (is_worn and name == "compression")]
+    shares = NUM_AFTER if is_worn else NUM_DISTORTIONS
     for _ in range(1000):
-        num = 1 + int(rng.choice(len(NUM_DISTORTIONS), p=NUM_DISTORTIONS))
+        num = 1 + int(rng.choice(len(shares), p=shares))
         chosen = [names[i] for i in sorted(rng.choice(len(names), num, replace=False).tolist())]
+        if is_worn:
+            chosen.insert(int(rng.integers(num)), "compression")
         if sum(DISTORTIONS[name].category == "temporal" for name in chosen) > 1:
             continue
         strengths = opinions.draw_strengths(target, chosen, rng)
@@ -280,11 +295,11 @@ def make_clip(recipe: Recipe, index: int, folder: Path) -> ClipRecord:
 def distort_and_encode(
     frames: np.ndarray, fps: float, planned: list[tuple[str, float]], rng: np.random.Generator
 ) -> tuple[bytes, list[Applied]]:
-    """Applies distortions and encodes: near-losslessly, unless compression is one of them.
+    """Applies distortions and encodes: near-losslessly, unless the last one is compression.
 
     Args:
       frames: uint8 [F, H, W, 3].
-      planned: names and strengths in the order of application, compression last.
+      planned: names and strengths in the order of application.
 
     Returns:
       The MP4 file, and what was applied with the severity seen.
@@ -301,6 +316,7 @@ def distort_and_encode(
             frames = np.stack(list(read_video(io.BytesIO(data))))
         else:
             frames, done = DISTORTIONS[name].apply(frames, strength, rng)
+            data = None
             preset = "ultrafast" if name == "noise" else preset
         loss = opinions.damage(before, frames, opinions.frames_to_compare(name))
         severity = opinions.severity(name, strength, loss)
