@@ -68,9 +68,9 @@ class Recipe:
     pictures: tuple[Scene, ...] = ()
     """Photographs besides the dozen of scikit-image (`pictures.py`)."""
     worn_share: float = 0.0
-    """Of the clips: those that are compressed first and lose quality afterwards, as what people
-    upload has been. Compression comes last in all others. A later blur then hides signs of an
-    earlier compression, and must not look like the better for it."""
+    """Of the clips with targets up to `WORN_TO`: those that are compressed and lose quality
+    afterwards, as what people upload has been. Compression comes last in all others. A later blur
+    then hides signs of an earlier compression, and must not look like the better for it."""
     seconds: tuple[float, float] = (2.0, 3.0)
     """Shortest and longest clip."""
     largest_side: int = 960
