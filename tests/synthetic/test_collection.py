@@ -140,8 +140,10 @@ def test_what_comes_after_a_compression_is_in_the_file():
     planned = [("compression", 0.3), ("freeze", 0.9), ("blur", 0.8)]
     data, applied = clips.distort_and_encode(frames, 25.0, planned, rng)
     assert [one.name for one in applied] == ["compression", "freeze", "blur"]
-    soft = np.stack(list(read_video(io.BytesIO(data)))).astype(float)
-    assert np.abs(np.diff(soft, axis=2)).mean() < 0.3 * np.abs(np.diff(frames / 1.0, axis=2)).mean()
+    written = np.stack(list(read_video(io.BytesIO(data))))
+    before, after = (np.abs(np.diff(x.astype(float), axis=2)).mean() for x in (frames, written))
+    # Measured: 0.12, and 0.65 after the compression alone.
+    assert after < 0.2 * before
 
 
 def test_same_bytes_whatever_the_workers_and_the_number_of_clips(made, tmp_path):
