@@ -247,7 +247,9 @@ def test_prompts_of_many_lengths_compile_once_per_bucket():
 
 def test_buckets():
     assert [bucket_length(n) for n in (1, 33, 97, 128)] == [32, 64, 128, 128]
-    assert [bucket_length(n) for n in (129, 1700)] == [256, 1792]
+    assert [bucket_length(n) for n in (129, 257, 513, 1700)] == [160, 288, 576, 1792]
+    assert all(bucket_length(n) < 1.125 * n for n in range(256, 5000))
+    assert len({bucket_length(n) for n in range(1, 4097)}) == 4096 // 128 + 16
     assert suffix_capacities(64) == (64,)
     assert suffix_capacities(1024) == (128, 256, 512, 1024)
     assert suffix_capacities(300) == (128, 256, 300)

@@ -86,6 +86,8 @@ def test_adapters_train_resume_and_are_left_beside_the_model(small_folder, tmp_p
         ({"digit_share": 0.5}, "digit_share under 1 needs random_scores"),
         ({"name_weight": 0.0}, "name_weight must be positive and finite, got 0.0"),
         ({"name_weight": math.inf}, "name_weight must be positive and finite, got inf"),
+        ({"name_weights": (("blur", -1.0),)}, "name_weights must be positive .*, blur has -1.0"),
+        ({"name_weights": (("blur", 1.0), ("blur", 2.0))}, "each name once, blur is given twice"),
     ],
 )
 def test_shares_and_weights_out_of_range_are_refused(values, message):
@@ -163,6 +165,19 @@ def test_names_weigh_what_is_asked_for_and_their_end_weighs_one(small_model, dig
     ]
     assert heavy == [" Noise is slight. Blur is moderate.", "", "", ""]
     assert all(set(weight) <= {0, 1, np.float32(2.5)} for weight in texts.weights)
+
+
+def test_single_names_have_weights_of_their_own(small_model):
+    model = small_model.loaded
+    found = (Distortion("color", 0.5), Distortion("noise", 0.2), Distortion("blur", 0.9))
+    weights = (("color", 3.0), ("noise", 1.25), ("banding", 9.0))
+    cfg = SftConfig(name_weight=2.0, name_weights=weights)
+    texts = make_texts(
+        model, (video(distortions=found),), jax.random.split(jax.random.key(0), 1), cfg
+    )
+    ids, weights = texts.ids[0], texts.weights[0]
+    said = [model.tokenizer.decode(ids[weights == weight]) for weight in (1.25, 2, 3)]
+    assert said == [" Noise is slight.", " Blur is severe.", " Wrong color is moderate."]
 
 
 def test_a_mean_by_weights_leaves_out_what_weighs_nothing():

@@ -93,13 +93,15 @@ class DecodeState:
 
 
 def bucket_length(length: int) -> int:
-    """The prompt slots P to pad to: the least multiple of 128 (below 128: of 32) that holds them.
+    """The prompt slots P to pad to: the least multiple of a step that holds them.
 
-    A multiple of 128 suits the kernels of every platform, and lengths up to M need M / 128 + 3
-    programs at most; prompts below it belong to models so small that padding is what costs. Pad
-    to the longest prompt of the batch, not to the configured maximum.
+    The step is an eighth of the power of two at or below the length, at least 32 and at most 128:
+    prompts of 256 tokens and more are padded by less than an eighth, and lengths up to M need
+    M / 128 + 16 programs at most. Pad to the longest prompt of the batch, not to the configured
+    maximum.
     """
-    return round_up(max(length, 1), 32 if length < 128 else 128)
+    length = max(length, 1)
+    return round_up(length, 2 ** min(max(length.bit_length() - 4, 5), 7))
 
 
 def suffix_capacities(max_new_tokens: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -84,8 +85,8 @@ def make_texts(
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
         weight = np.ones(len(tokens), np.float32)
-        if cfg.name_weight != 1:
-            weight[_names_in(text, video, model.tokenizer)] = cfg.name_weight
+        for name, tokens_of_name in _names_in(text, video, model.tokenizer):
+            weight[tokens_of_name] = cfg.weight_of(name)
         if i >= num_with_digits:
             weight[[_has_digit(model.tokenizer, token) for token in tokens]] = 0
         ids.append(np.array(tokens, np.int32))
@@ -93,15 +94,21 @@ def make_texts(
     return Texts(tuple(ids), tuple(weights), model.pad_id)
 
 
-def _names_in(text: str, video: LabelledVideo, tokenizer: PreTrainedTokenizerBase) -> slice:
-    """The tokens of a composed text that name distortions."""
-    naming = "" if video.response is not None else naming_sentences(video.distortions or ())
-    if not naming or naming not in text:
-        return slice(0)
-    start = text.index(naming)
-    # Words are cut before their space.
-    before, up_to = text[:start].rstrip(), text[: start + len(naming)]
-    return slice(*(len(tokenizer.encode(a, add_special_tokens=False)) for a in (before, up_to)))
+def _names_in(
+    text: str, video: LabelledVideo, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[str, slice]]:
+    """Each distortion that a composed text names, and the tokens of its sentence."""
+    if video.response is not None:
+        return
+    end = 0
+    for name, sentence in naming_sentences(video.distortions or ()):
+        start = text.find(sentence, end)
+        if start < 0:
+            return
+        end = start + len(sentence)
+        # Words are cut before their space.
+        parts = text[:start].rstrip(), text[:end]
+        yield name, slice(*(len(tokenizer.encode(a, add_special_tokens=False)) for a in parts))
 
 
 @jax.jit
