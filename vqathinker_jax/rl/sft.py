@@ -85,8 +85,9 @@ def make_texts(
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
         tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
         weight = np.ones(len(tokens), np.float32)
-        for name, tokens_of_name in _names_in(text, video, model.tokenizer):
-            weight[tokens_of_name] = cfg.weight_of(name)
+        if cfg.name_weight != 1 or cfg.name_weights:
+            for name, sentence in _names_in(text, video, model.tokenizer):
+                weight[sentence] = cfg.weight_of(name)
         if i >= num_with_digits:
             weight[[_has_digit(model.tokenizer, token) for token in tokens]] = 0
         ids.append(np.array(tokens, np.int32))
@@ -98,17 +99,21 @@ def _names_in(
     text: str, video: LabelledVideo, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[str, slice]]:
     """Each distortion that a composed text names, and the tokens of its sentence."""
-    if video.response is not None:
+    sentences = () if video.response is not None else naming_sentences(video.distortions or ())
+    end = text.find(" ".join(sentence for _, sentence in sentences))
+    if not sentences or end < 0:
         return
-    end = 0
-    for name, sentence in naming_sentences(video.distortions or ()):
-        start = text.find(sentence, end)
-        if start < 0:
-            return
-        end = start + len(sentence)
-        # Words are cut before their space.
-        parts = text[:start].rstrip(), text[:end]
-        yield name, slice(*(len(tokenizer.encode(a, add_special_tokens=False)) for a in parts))
+
+    def tokens_to(end: int) -> int:
+        return len(tokenizer.encode(text[:end].rstrip(), add_special_tokens=False))
+
+    # Words are cut before their space.
+    first = tokens_to(end)
+    for name, sentence in sentences:
+        end += len(sentence)
+        last = tokens_to(end)
+        yield name, slice(first, last)
+        first, end = last, end + 1
 
 
 @jax.jit
