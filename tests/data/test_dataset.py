@@ -24,7 +24,7 @@ from vqathinker_jax.data.dataset import (
     VideoStream,
     prefetch_to_device,
 )
-from vqathinker_jax.data.labels import LabelledVideo
+from vqathinker_jax.data.labels import LabelError, LabelledVideo
 from vqathinker_jax.spec import VideoSpec
 
 SPEC = VideoSpec(num_frames=3, image_size=28, slow_divisor=3, motion_repeat=2)
@@ -104,6 +104,39 @@ def test_the_seed_decides_the_order(readable):
     assert ids(take(readable, 3)) != ids(take(readable, 3, seed=6))
     in_order = ids(take(readable, 3, config(shuffle=False)))
     assert in_order == [video.id for video in readable]
+
+
+def test_videos_of_one_content_follow_each_other(readable):
+    contents = ["a", "b", None, "a", "b", "b"]
+    videos = [
+        dataclasses.replace(video, content=content)
+        for video, content in zip(readable, contents, strict=True)
+    ]
+    names = ids(take(videos, 12, config(by_content=True)))
+    epochs = [names[i : i + 6] for i in range(0, 24, 6)]
+    content_of = {video.id: video.content for video in videos}
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(content_of)
+        runs = [key for key, _ in itertools.groupby(epoch, content_of.get)]
+        assert len(runs) == 3
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    later = ids(take(videos, 9, config(by_content=True), state=StreamState(next_record=6)))
+    assert later == names[6:]
+    halves = [
+        take(videos, 6, config(by_content=True), batch_size=1, process_index=i, process_count=2)
+        for i in range(2)
+    ]
+    assert [ids(half) for half in halves] == [names[:12:2], names[1:12:2]]
+
+
+def test_an_order_by_content_needs_contents(tmp_path):
+    (tmp_path / "mine.csv").write_text("a.mp4,3\n")
+    source = LabelSource(str(tmp_path / "mine.csv"), "videos", "1-5")
+    assert len(DataConfig(source).read_training()) == 1
+    with pytest.raises(LabelError, match=r"mine\.csv: no line has a content"):
+        DataConfig(source, by_content=True).read_training()
+    with pytest.raises(ValueError, match="by_content needs shuffle"):
+        config(by_content=True, shuffle=False)
 
 
 def test_the_number_of_workers_changes_nothing(videos):

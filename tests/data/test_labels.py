@@ -47,7 +47,7 @@ def test_what_is_wrong_and_a_response_are_read_where_a_line_has_them(tmp_path):
     lines = [
         json_line(distortions=[severe], response="<think>a</think><answer>2</answer>"),
         json_line(id=2, image=["2.mp4"], distortions=[]),
-        json_line(id=3, image=["3.mp4"]),
+        json_line(id=3, image=["3.mp4"], content="train/0"),
     ]
     file = write(tmp_path, "a.jsonl", "\n".join(lines))
     first, second, third = labels.read_labels(file, scale="mos/20").videos
@@ -55,19 +55,21 @@ def test_what_is_wrong_and_a_response_are_read_where_a_line_has_them(tmp_path):
     assert first.response == "<think>a</think><answer>2</answer>"
     assert (second.distortions, second.response) == ((), None)
     assert (third.distortions, third.response) == (None, None)
+    assert (first.content, third.content) == (None, "train/0")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
         ("response", 3, "response is 3"),
+        ("content", " ", "content is ' ', not a text"),
         ("distortions", "blur", "distortions are str"),
         ("distortions", [{"severity": 1}], "not an object with name"),
         ("distortions", [{"name": "blur", "severity": 1.5}], "severity 1.5 of 'blur'"),
         ("distortions", [{"name": "blur"}], "not a number"),
     ],
 )
-def test_a_malformed_response_or_distortion_is_a_bad_line(tmp_path, key, value, reason):
+def test_a_malformed_response_content_or_distortion_is_a_bad_line(tmp_path, key, value, reason):
     file = write(tmp_path, "a.jsonl", json_line(**{key: value}))
     with pytest.raises(labels.LabelError, match=f"line 1.*{reason}"):
         labels.read_labels(file, scale="mos/20")

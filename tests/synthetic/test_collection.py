@@ -60,6 +60,17 @@ def test_labels_have_the_published_form_and_follow_from_the_severities(made):
         assert row["scene"] and row["licence"] and row["dataset_name"]
 
 
+def test_clips_of_one_view_say_that_they_show_the_same(made):
+    folder, _ = made
+    views = {}
+    for row in rows(folder, "train"):
+        shown = (row["scene"], row["width"], row["height"], row["fps"], row["num_frames"])
+        views.setdefault(row["content"], []).append(shown)
+    assert [len(shown) for shown in views.values()] == [Recipe().clips_per_view] * 3
+    assert all(len(set(shown)) == 1 for shown in views.values())
+    assert len({shown[0] for shown in views.values()}) == 3
+
+
 def test_files_are_what_the_labels_say(made):
     folder, _ = made
     for row in rows(folder, "test") + rows(folder, "validation"):

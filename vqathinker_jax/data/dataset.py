@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import sys
 import zlib
@@ -19,6 +20,7 @@ from vqathinker_jax.data.clip import VideoError
 from vqathinker_jax.data.labels import (
     ON_BAD,
     SCALES,
+    LabelError,
     LabelledVideo,
     linear_scale,
     read_labels,
@@ -95,6 +97,9 @@ class DataConfig:
     decoder: str = "pyav"
     shuffle: bool = True
     """A new order every epoch, drawn from the run's seed; False: the order of the file."""
+    by_content: bool = False
+    """Videos with the same `content` in the label file follow each other in every order, so that
+    batches, and the ranking reward in them, compare one content in several qualities."""
     num_workers: int = 4
     """Decoding processes of each host; 0: decode in the training process, for debugging."""
     timeout_s: float = 120.0
@@ -116,6 +121,8 @@ class DataConfig:
             raise ValueError(f"prompt_style must be one of {STYLES}, got {self.prompt_style!r}")
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder must be one of {DECODERS}, got {self.decoder!r}")
+        if self.by_content and not self.shuffle:
+            raise ValueError("by_content needs shuffle: without it the order is the file's")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         if not self.timeout_s > 0:
@@ -125,6 +132,18 @@ class DataConfig:
             raise ValueError(f"max_unreadable must be in [0, 1), got {self.max_unreadable}")
         if self.cache == "":
             raise ValueError("cache must name a folder, or be null for none")
+
+    def read_training(self) -> tuple[LabelledVideo, ...]:
+        """The labelled videos to train on.
+
+        Raises:
+          LabelError: also where `by_content` is set and no line has a content.
+          OSError: the file cannot be read.
+        """
+        videos = self.train.read()
+        if self.by_content and all(video.content is None for video in videos):
+            raise LabelError(f"{self.train.labels}: no line has a content, which by_content needs")
+        return videos
 
     def open_reader(self, spec: VideoSpec, num_workers: int) -> FrameReader:
         """A reader of clips, with `num_workers` decoding processes.
@@ -313,10 +332,13 @@ class VideoStream(Iterator[VideoBatch]):
         import grain
 
         workers, batch = self._cfg.num_workers, self._batch_size
-        order = grain.MapDataset.range(len(self._videos))
-        if self._cfg.shuffle:
-            order = order.seed(self._seed).shuffle()
-        order = order.repeat()
+        if self._cfg.by_content:
+            order = ContentOrder([video.content for video in self._videos], self._seed)
+        else:
+            order = grain.MapDataset.range(len(self._videos))
+            if self._cfg.shuffle:
+                order = order.seed(self._seed).shuffle()
+            order = order.repeat()
         process, count = self._process
 
         def place(record: int) -> int:
@@ -363,6 +385,40 @@ class VideoStream(Iterator[VideoBatch]):
         tried = state.next_record + num_chosen + state.unreadable
         LOG.warning("clip skipped: %s (%d of %d clips unreadable)", error, state.unreadable, tried)
         require_readable(state, num_chosen, self._cfg.max_unreadable, f"; the last one: {error}")
+
+
+class ContentOrder:
+    """An endless order of videos in which those of one content follow each other.
+
+    Every epoch has each video once: contents in a new order, and the videos of each in a new order.
+
+    >>> order = ContentOrder(["a", "b", "a", None], seed=0)
+    >>> sorted(order[place] for place in range(4))
+    [0, 1, 2, 3]
+
+    Args:
+      contents: of every video; one without any is a content of its own.
+      seed: root of the order.
+    """
+
+    def __init__(self, contents: Sequence[str | None], seed: int):
+        self._seed = seed
+        self._length = len(contents)
+        groups: dict[object, list[int]] = {}
+        for index, content in enumerate(contents):
+            groups.setdefault(index if content is None else content, []).append(index)
+        self._groups = [np.array(group) for group in groups.values()]
+        # Places are read by several threads, the last ones of an epoch with the first of the next.
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
+
+    def __getitem__(self, place: int) -> int:
+        epoch, place = divmod(place, self._length)
+        return int(self._epoch(epoch)[place])
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, epoch])
+        drawn = rng.permutation(len(self._groups))
+        return np.concatenate([rng.permutation(self._groups[i]) for i in drawn])
 
 
 def require_readable(
@@ -414,6 +470,7 @@ def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[
 
 
 def labels_checksum(videos: Sequence[LabelledVideo]) -> int:
-    """Changes with the ids, scores or order of the videos, not with the folder they lie in."""
-    lines = "\n".join(f"{video.id}\t{video.score!r}" for video in videos)
+    """Changes with the ids, scores, contents or order of the videos, not with the folder they lie
+    in."""
+    lines = "\n".join(f"{video.id}\t{video.score!r}\t{video.content or ''}" for video in videos)
     return zlib.crc32(lines.encode("utf-8", "surrogatepass")) or 1

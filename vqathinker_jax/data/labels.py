@@ -85,6 +85,9 @@ class LabelledVideo:
     """A full answer to learn from, as the model should write it."""
     distortions: tuple[Distortion, ...] | None = None
     """What is wrong with the video; None where the label does not say."""
+    content: str | None = None
+    """What it shows: videos with the same text show the same, for example one source distorted in
+    several ways. None where the label does not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,7 @@ class _Row:
     dataset: Any = None
     response: Any = None
     distortions: Any = None
+    content: Any = None
 
 
 def read_labels(
@@ -139,8 +143,9 @@ def read_labels(
 
     Args:
       file: `.jsonl` (`id`, `dataset_name`, `image: [path]`, `conversations` with one `gpt` turn
-        whose `value` is the score; optionally `response`, a full answer, and `distortions`,
-        objects with `name` and `severity` 0 to 1), `.json` (`{"annotations": [{"image_id",
+        whose `value` is the score; optionally `response`, a full answer, `distortions`, objects
+        with `name` and `severity` 0 to 1, and `content`, a text that videos of the same content
+        have in common), `.json` (`{"annotations": [{"image_id",
         "ann_type": "score", "score"}]}`), `.csv` or `.txt` (`path, score` or
         `path, -1, -1, score`; a header is optional).
       scale: what the file's scores mean: a name in `SCALES`, (low, high) to be mapped to 1-5
@@ -262,6 +267,7 @@ def _published_row(value: Any) -> _Row | str:
         value.get("dataset_name"),
         value.get("response"),
         value.get("distortions"),
+        value.get("content"),
     )
 
 
@@ -321,6 +327,8 @@ def _video(
     full = path if video_root is None else str(Path(video_root) / path)
     if row.response is not None and not (isinstance(row.response, str) and row.response.strip()):
         raise _BadRow(f"response is {row.response!r}, not a text")
+    if row.content is not None and not (isinstance(row.content, str) and row.content.strip()):
+        raise _BadRow(f"content is {row.content!r}, not a text")
     return LabelledVideo(
         str(identity),
         full,
@@ -329,6 +337,7 @@ def _video(
         line,
         response=row.response,
         distortions=None if row.distortions is None else _distortions(row.distortions),
+        content=row.content,
     )
 
 

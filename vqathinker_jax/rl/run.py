@@ -394,7 +394,7 @@ def open_run(
     """
     prepare_folder(config, folder)
     mesh = _mesh(config)
-    videos = config.data.train.read()
+    videos = config.data.read_training()
     validation = ()
     if config.run.validate_every:
         validation = config.data.validation.read()[: config.run.validation_videos or None]

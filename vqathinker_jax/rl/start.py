@@ -181,7 +181,7 @@ def some_clips(
     config: TrainConfig, videos: Sequence[LabelledVideo]
 ) -> UInt8[np.ndarray, "N I S S 3"]:
     """The images of some training clips, the same on every process."""
-    data = dataclasses.replace(config.data, augment=False)
+    data = dataclasses.replace(config.data, augment=False, by_content=False)
     num = min(NUM_CLIPS, len(videos))
     with VideoStream(videos, num, config.video, data, seed=config.run.seed) as stream:
         return next(stream).frames

@@ -63,7 +63,7 @@ class Recipe:
 
     seed: int = 0
     scenes_per_family: int = SCENES_PER_FAMILY
-    photograph_share: float = 0.15
+    photograph_share: float = 0.3
     """Of the clips; 0 without scikit-image and `pictures`."""
     pictures: tuple[Scene, ...] = ()
     """Photographs besides the dozen of scikit-image (`pictures.py`)."""
@@ -130,8 +130,8 @@ class ClipRecord:
     fps: float
     num_frames: int
 
-    def label(self) -> dict:
-        """The label line of this clip."""
+    def label(self, content: str) -> dict:
+        """The label line of this clip; `content` names its view."""
         return {
             "id": self.id,
             "dataset_name": DATASET_NAME,
@@ -141,6 +141,7 @@ class ClipRecord:
                 {"from": "gpt", "value": self.score},
             ],
             "distortions": [dataclasses.asdict(applied) for applied in self.distortions],
+            "content": content,
             "scene": self.scene,
             "licence": self.licence,
             "width": self.width,

@@ -132,7 +132,7 @@ def synthesize(
                 if progress is not None:
                     progress(done, num_clips)
         chosen = [records[index] for index in range(num_clips)]
-        _write_labels(folder, chosen)
+        _write_labels(folder, recipe, chosen)
         _write_manifest(folder, recipe, chosen, command, is_complete=True)
     except OSError as error:
         raise SynthesisError(_explain(folder, error)) from None
@@ -266,9 +266,13 @@ def _finished(folder: Path) -> Iterator[ClipRecord]:
             yield record
 
 
-def _write_labels(folder: Path, records: list[ClipRecord]) -> None:
+def _write_labels(folder: Path, recipe: Recipe, records: list[ClipRecord]) -> None:
     for split in SPLITS:
-        lines = [json.dumps(record.label()) for record in records if record.split == split]
+        lines = [
+            json.dumps(record.label("/".join(map(str, view_of(recipe, record.index)))))
+            for record in records
+            if record.split == split
+        ]
         write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
