@@ -69,6 +69,7 @@ def test_clips_of_one_view_say_that_they_show_the_same(made):
     assert [len(shown) for shown in views.values()] == [Recipe().clips_per_view] * 3
     assert all(len(set(shown)) == 1 for shown in views.values())
     assert len({shown[0] for shown in views.values()}) == 3
+    assert list(views) == [f"synth-7-train-{number}" for number in range(3)]
 
 
 def test_files_are_what_the_labels_say(made):

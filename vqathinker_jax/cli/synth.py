@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         "--photograph-share",
         type=float,
         metavar="S",
-        help="of the clips, those that show a photograph (default 0.3)",
+        help="of the clips, those that show a photograph (default 0.15)",
     )
     command.add_argument(
         "--worn-share",

@@ -63,7 +63,7 @@ class Recipe:
 
     seed: int = 0
     scenes_per_family: int = SCENES_PER_FAMILY
-    photograph_share: float = 0.3
+    photograph_share: float = 0.15
     """Of the clips; 0 without scikit-image and `pictures`."""
     pictures: tuple[Scene, ...] = ()
     """Photographs besides the dozen of scikit-image (`pictures.py`)."""
