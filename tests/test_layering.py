@@ -13,7 +13,7 @@ records whole_file metrics calibration parallel layouts
 data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
 data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader
-data.sources data.prompt data.perturb data.labels data.augment data.dataset
+data.sources data.prompt data.perturb data.labels data.augment data.order data.dataset
 synthetic.textures synthetic.scenery synthetic.scenes
 synthetic.encoding synthetic.distortions synthetic.opinions
 synthetic.clips synthetic.pictures synthetic.collection synthetic.variants

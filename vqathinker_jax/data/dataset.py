@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import sys
 import zlib
@@ -25,6 +24,7 @@ from vqathinker_jax.data.labels import (
     linear_scale,
     read_labels,
 )
+from vqathinker_jax.data.order import ContentOrder
 from vqathinker_jax.data.prompt import STYLES
 from vqathinker_jax.data.reader import FrameReader
 from vqathinker_jax.data.video import DECODERS
@@ -387,40 +387,6 @@ class VideoStream(Iterator[VideoBatch]):
         require_readable(state, num_chosen, self._cfg.max_unreadable, f"; the last one: {error}")
 
 
-class ContentOrder:
-    """An endless order of videos in which those of one content follow each other.
-
-    Every epoch has each video once: contents in a new order, and the videos of each in a new order.
-
-    >>> order = ContentOrder(["a", "b", "a", None], seed=0)
-    >>> sorted(order[place] for place in range(4))
-    [0, 1, 2, 3]
-
-    Args:
-      contents: of every video; one without any is a content of its own.
-      seed: root of the order.
-    """
-
-    def __init__(self, contents: Sequence[str | None], seed: int):
-        self._seed = seed
-        self._length = len(contents)
-        groups: dict[object, list[int]] = {}
-        for index, content in enumerate(contents):
-            groups.setdefault(index if content is None else content, []).append(index)
-        self._groups = [np.array(group) for group in groups.values()]
-        # Places are read by several threads, the last ones of an epoch with the first of the next.
-        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
-
-    def __getitem__(self, place: int) -> int:
-        epoch, place = divmod(place, self._length)
-        return int(self._epoch(epoch)[place])
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, epoch])
-        drawn = rng.permutation(len(self._groups))
-        return np.concatenate([rng.permutation(self._groups[i]) for i in drawn])
-
-
 def require_readable(
     state: StreamState, num_chosen: int, max_unreadable: float, more: str = ""
 ) -> None:
@@ -470,7 +436,9 @@ def prefetch_to_device(batches: Iterator[B], put: Callable[[B], T]) -> Iterator[
 
 
 def labels_checksum(videos: Sequence[LabelledVideo]) -> int:
-    """Changes with the ids, scores, contents or order of the videos, not with the folder they lie
-    in."""
-    lines = "\n".join(f"{video.id}\t{video.score!r}\t{video.content or ''}" for video in videos)
+    """Changes with the ids, scores, contents or order of the videos, not with their folder."""
+    lines = "\n".join(
+        f"{video.id}\t{video.score!r}" + (f"\t{video.content}" if video.content else "")
+        for video in videos
+    )
     return zlib.crc32(lines.encode("utf-8", "surrogatepass")) or 1

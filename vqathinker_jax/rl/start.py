@@ -180,7 +180,8 @@ def random_start(
 def some_clips(
     config: TrainConfig, videos: Sequence[LabelledVideo]
 ) -> UInt8[np.ndarray, "N I S S 3"]:
-    """The images of some training clips, the same on every process."""
+    """The images of some training clips, of as many contents as may be, the same on every
+    process."""
     data = dataclasses.replace(config.data, augment=False, by_content=False)
     num = min(NUM_CLIPS, len(videos))
     with VideoStream(videos, num, config.video, data, seed=config.run.seed) as stream:

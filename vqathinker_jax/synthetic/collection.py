@@ -269,14 +269,14 @@ def _finished(folder: Path) -> Iterator[ClipRecord]:
 def _write_labels(folder: Path, recipe: Recipe, records: list[ClipRecord]) -> None:
     for split in SPLITS:
         lines = [
-            json.dumps(record.label(_content_of(recipe, record)))
+            json.dumps(record.label(_view_name(recipe, record)))
             for record in records
             if record.split == split
         ]
         write_whole(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _content_of(recipe: Recipe, record: ClipRecord) -> str:
+def _view_name(recipe: Recipe, record: ClipRecord) -> str:
     """The name of a clip's view, another one for every seed: label files may be joined."""
     split, number = view_of(recipe, record.index)
     return f"synth-{recipe.seed}-{split}-{number}"
