@@ -282,7 +282,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model = vqt.from_pretrained(args.model, dtype=args.dtype)
     settings = ScoreSettings(
-        batch_size=args.batch_size, max_new_tokens=args.max_new_tokens, soft=True
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        aggregate="mean",
+        soft=True,
     )
     floor = None if args.data is None else fit_floor(args.data, args.work, args.ridge_clips)
     print(model.warning or f"model {model.name}")

@@ -105,6 +105,28 @@ def test_after_sampled_texts_equals_brute_force(small_model, clip):
     assert result.score == result.mean != result.soft_score
 
 
+def test_a_model_folder_may_say_that_its_score_is_the_soft_one(small_model, clip):
+    """A random model writes numbers now and then only, so every text is read for one."""
+    plain = ScoreSettings(
+        samples=3, max_new_tokens=40, fallback="whole_text", soft=True, workers=1, seed=1
+    )
+    mean = small_model.score(clip, plain)
+    soft = type(small_model)(dataclasses.replace(small_model.loaded, aggregate="soft"))
+    result = soft.score(clip, dataclasses.replace(plain, soft=False))
+    assert mean.aggregate == "mean" and mean.score == mean.mean
+    assert result.aggregate == "soft" and result.score == result.soft_score == mean.soft_score
+    # What is asked for goes before what the folder says, and the fingerprint is of what was done.
+    named = dataclasses.replace(plain, aggregate="mean", soft=False)
+    assert soft.score(clip, named).score == mean.score
+    assert soft.settings_fingerprint(named) == small_model.settings_fingerprint(named)
+    unnamed = dataclasses.replace(named, aggregate=None)
+    assert soft.settings_fingerprint(unnamed) != soft.settings_fingerprint(named)
+    assert small_model.settings_fingerprint(unnamed) == soft.settings_fingerprint(named)
+    # A score at once is always the soft one.
+    at_once = ScoreSettings(at_once=True, workers=1)
+    assert small_model.score(clip, at_once).score == small_model.score(clip, AT_ONCE).score
+
+
 def test_no_number_no_soft_score(small_model, clip):
     settings = ScoreSettings(aggregate="soft", max_new_tokens=5, workers=1)
     result = small_model.score(clip, settings)

@@ -361,6 +361,7 @@ def from_pretrained(
             end_id=token_id(TURN_END),
             pad_id=token_id(PAD),
             suppressed_ids=(token_id(IMAGE_START), token_id(IMAGE_END), context_id),
+            aggregate=config.aggregate,
             calibration=_find_calibration(folder, calibration),
             mesh=mesh,
         )

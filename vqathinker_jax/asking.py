@@ -76,13 +76,13 @@ class Asker:
 
     def __init__(self, model: LoadedModel, settings: ScoreSettings, batch_size: int):
         self.model = model
-        self.settings = settings
+        self.settings = settings = settings.of(model)
         self.batch_size = math.ceil(batch_size / model.num_shares) * model.num_shares
         self.prompt = model.build_prompt(settings.question, style=settings.prompt_style)
         self.sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
         self.fingerprint = settings_fingerprint(model, settings)
         self.root = jax.random.fold_in(jax.random.key(settings.seed), SCORING_STREAM)
-        self.digits = digit_tokens(model.tokenizer) if settings.reads_digits else None
+        self.digits = digit_tokens(model.tokenizer) if settings.reads_digits(model) else None
         found = model.calibration
         is_fitting = found is not None and found.settings == calibration_settings(model, settings)
         self.calibration = found if is_fitting else None
@@ -259,7 +259,7 @@ class Asker:
                 f"only {100 * soft.mass:.2g} % of the model's probability lies on the numbers 1.00 "
                 "to 5.00: the soft score means little"
             )
-        elif self.settings.reads_digits and soft is None and (numbers or self.settings.at_once):
+        elif self.digits is not None and soft is None and (numbers or self.settings.at_once):
             yield "the digits' probabilities could not be read, so there is no soft score"
 
     def segment(self, start: float, end: float, result: ScoreResult) -> Segment:

@@ -70,6 +70,8 @@ class LoadedModel:
     pad_id: int
     suppressed_ids: tuple[int, ...]
     """`<img>`, `</img>`, `<IMG_CONTEXT>`: never sampled."""
+    aggregate: str = "mean"
+    """What of its answers becomes the score where nothing else is asked for."""
     calibration: Calibration | None = None
     """A map of its scores to somebody's opinion scores; results keep the plain score beside it."""
     mesh: Mesh | None = None

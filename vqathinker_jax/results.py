@@ -7,9 +7,6 @@ import json
 import os
 from typing import Any
 
-AGGREGATES = ("mean", "median", "trimmed_mean", "soft")
-"""What `ScoreResult.score` may be: of the sampled numbers, or expected from the digits."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Segment:

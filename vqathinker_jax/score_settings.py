@@ -9,10 +9,10 @@ import math
 import os
 from typing import Any
 
+from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.digits import NUMBER_TOKENS
 from vqathinker_jax.models.generate import SamplingConfig, bucket_length
-from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.soft_score import digit_tokens
 
@@ -44,14 +44,15 @@ class ScoreSettings:
     """`test` or `train`; None: the model folder's, which is `test` as published."""
     fallback: str = "none"
     """What is read of an answer without tags: nothing, or the first number of its `whole_text`."""
-    aggregate: str = "mean"
+    aggregate: str | None = None
     """What becomes the score: `mean`, `median` or `trimmed_mean` of the samples, or `soft`, the
-    expected score under the digits' probabilities."""
+    expected score under the digits' probabilities. None: the model folder's, which is `mean` as
+    published; `soft` where `at_once`."""
     soft: bool = False
     """Whether the expected score is read too; `aggregate="soft"` does so in any case."""
     at_once: bool = False
     """No text is generated: the expected score is read right behind the prompt and `<answer> `.
-    Only with `aggregate="soft"`."""
+    Always `soft`."""
     segment_s: float | None = None
     """Seconds of a segment of the timeline; None: no timeline."""
     decoder: str = "pyav"
@@ -75,9 +76,10 @@ class ScoreSettings:
             raise ValueError("timeout_s and memory_bytes must be positive and finite")
         if self.decoder not in ("pyav", "decord"):
             raise ValueError(f"decoder must be pyav or decord, got {self.decoder!r}")
-        if self.aggregate not in AGGREGATES:
+        if self.aggregate not in (None, *AGGREGATES):
             raise ValueError(f"aggregate must be one of {AGGREGATES}, got {self.aggregate!r}")
-        if self.at_once and (self.aggregate != "soft" or self.samples > 1 or self.temperature):
+        is_soft = self.aggregate in (None, "soft")
+        if self.at_once and (not is_soft or self.samples > 1 or self.temperature):
             raise ValueError(
                 "an answer at once is one soft score: no samples, no temperature and no other "
                 "aggregate go with it"
@@ -105,10 +107,16 @@ class ScoreSettings:
             suppressed_ids=suppressed_ids,
         )
 
-    @property
-    def reads_digits(self) -> bool:
+    def of(self, model: LoadedModel) -> ScoreSettings:
+        """The same with the model's own `aggregate` where none was chosen."""
+        if self.aggregate is not None:
+            return self
+        own = "soft" if self.at_once else model.aggregate
+        return dataclasses.replace(self, aggregate=own)
+
+    def reads_digits(self, model: LoadedModel) -> bool:
         """Whether the digits' probabilities are read."""
-        return self.soft or self.aggregate == "soft"
+        return self.soft or self.of(model).aggregate == "soft"
 
     @property
     def num_answers(self) -> int:
@@ -130,16 +138,17 @@ def settings_fingerprint(model: LoadedModel, settings: ScoreSettings) -> str:
       ValueError: a question that cannot be asked, longer answers than the model has positions, or
         digits to read that the tokenizer does not write one by one.
     """
+    settings = settings.of(model)
     sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
     prompt = model.build_prompt(settings.question, style=settings.prompt_style)
     limit = model.cfg.decoder.max_position_embeddings
-    most = limit - bucket_length(len(prompt)) - NUMBER_TOKENS * settings.reads_digits
+    most = limit - bucket_length(len(prompt)) - NUMBER_TOKENS * settings.reads_digits(model)
     if settings.max_new_tokens > most:
         raise ValueError(
             f"a prompt of {len(prompt)} tokens with max_new_tokens={settings.max_new_tokens} does "
             f"not fit into max_position_embeddings={limit}; at most {most} new tokens do"
         )
-    if settings.reads_digits:
+    if settings.reads_digits(model):
         digit_tokens(model.tokenizer)
     facts = {
         "model": model.fingerprint,
@@ -165,6 +174,7 @@ def calibration_settings(model: LoadedModel, settings: ScoreSettings) -> str:
     The seed, the decoder, the compute dtype and the longest answer are left out: they change single
     scores, but not what scores mean.
     """
+    settings = settings.of(model)
     sampling = settings.sampling(model.end_id, model.pad_id, model.suppressed_ids)
     facts = {
         "model": model.fingerprint,
@@ -182,9 +192,9 @@ def calibration_settings(model: LoadedModel, settings: ScoreSettings) -> str:
 
 
 def _facts_that_differ(settings: ScoreSettings) -> dict[str, Any]:
-    """Newer settings, where they are not the default: rows of older versions stay valid."""
+    """Newer settings, where they are not what was done before: rows of older versions stay valid."""
     names = ("aggregate", "soft", "at_once", "segment_s")
-    defaults = ScoreSettings()
+    defaults = ScoreSettings(aggregate="mean")
     return {
         name: vars(settings)[name] for name in names if vars(settings)[name] != vars(defaults)[name]
     }

@@ -76,7 +76,9 @@ def test_a_folder_remembers_what_its_model_was_trained_without():
 
 
 def test_json_of_everything_comes_back():
-    folder = FolderConfig(SMALL, "plain", TRAINING, "train", "nano", reasoning=False)
+    folder = FolderConfig(
+        SMALL, "plain", TRAINING, "train", "nano", reasoning=False, aggregate="soft"
+    )
     again = json.loads(json.dumps(folder.to_json()))
     assert FolderConfig.from_json(again, "facts") == folder
     with pytest.raises(WeightsError, match="not a folder description"):
@@ -176,6 +178,7 @@ REFUSED = {
     "unknown geometry": ("vqathinker_jax", {"video": {"frames": 3}}, "unknown field frames"),
     "no claim": ("vqathinker_jax", {"reasoning": 0}, "'reasoning' must be bool, got 0"),
     "unknown prompt": ("vqathinker_jax", {"prompt_style": "x"}, "prompt_style must be one of"),
+    "unknown aggregate": ("vqathinker_jax", {"aggregate": "mode"}, "aggregate must be one of mean"),
 }  # fmt: skip
 
 

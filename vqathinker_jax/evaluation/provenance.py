@@ -33,7 +33,7 @@ def settings_of_asking(
     """Settings and versions of an evaluated model."""
     return {
         **settings_of_judging(bootstrap),
-        "scoring": dataclasses.asdict(settings),
+        "scoring": dataclasses.asdict(settings.of(model.loaded)),
         "video": dataclasses.asdict(model.video),
         "dtype": model.loaded.dtype,
         "prompt_style": settings.prompt_style or model.loaded.prompt_style,

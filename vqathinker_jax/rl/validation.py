@@ -43,6 +43,7 @@ def validate(
     settings = ScoreSettings(
         max_new_tokens=config.rollout.max_completion_length,
         prompt_style=config.data.prompt_style,
+        aggregate="mean",
         batch_size=batch_size,
     )
     asker = Asker(model, settings, batch_size)

@@ -33,6 +33,8 @@ def own_facts(folder: FolderConfig) -> dict[str, Any]:
         facts["kind"] = folder.kind
     if not folder.reasoning:
         facts["reasoning"] = False
+    if folder.aggregate != "mean":
+        facts["aggregate"] = folder.aggregate
     return facts
 
 

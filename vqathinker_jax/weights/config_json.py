@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.data.prompt import STYLES
 from vqathinker_jax.models.internvit import InternViTConfig
 from vqathinker_jax.models.qwen2 import Qwen2Config
@@ -35,7 +36,7 @@ class FolderConfig:
     """What a model folder says about itself.
 
     Raises:
-      WeightsError: a prompt style that does not exist.
+      WeightsError: a prompt style or an aggregate that does not exist.
     """
 
     model: VQAThinkerConfig
@@ -49,11 +50,17 @@ class FolderConfig:
     """`published`, or a label of where the weights come from: `random`, `nano`, ..."""
     reasoning: bool = True
     """Whether it is asked to think before it answers."""
+    aggregate: str = "mean"
+    """What of its answers is its score where nothing else is asked for: one of `AGGREGATES`."""
 
     def __post_init__(self) -> None:
         if self.prompt_style not in STYLES:
             raise WeightsError(
                 f"prompt_style must be one of {', '.join(STYLES)}, got {self.prompt_style!r}"
+            )
+        if self.aggregate not in AGGREGATES:
+            raise WeightsError(
+                f"aggregate must be one of {', '.join(AGGREGATES)}, got {self.aggregate!r}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -334,7 +341,7 @@ def with_own_facts(published: FolderConfig, own: Any, where: str) -> FolderConfi
       WeightsError: `own` is no object, or has a field that is unknown or of the wrong type.
     """
     section = _Section(own, where)
-    known = {"video", "slowfast", "prompt_style", "kind", "reasoning"}
+    known = {"video", "slowfast", "prompt_style", "kind", "reasoning", "aggregate"}
     unknown = sorted(section.data.keys() - known)
     if unknown:
         raise WeightsError(
@@ -348,4 +355,5 @@ def with_own_facts(published: FolderConfig, own: Any, where: str) -> FolderConfi
         prompt_style=section.get("prompt_style", str, published.prompt_style),
         kind=section.get("kind", str, published.kind),
         reasoning=section.get("reasoning", bool, published.reasoning),
+        aggregate=section.get("aggregate", str, published.aggregate),
     )
