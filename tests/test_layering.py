@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vqathinker_jax"
 LAYERS = """
 spec yaml_values strict_yaml
 launchers roll_call processes lifeline
-records whole_file metrics aggregate calibration parallel layouts
+records whole_file metrics results calibration parallel layouts
 data.clip data.resize data.fragments data.slices data.frames data.color data.container data.stills
 data.pyav data.decord data.video
 data.worker data.pool data.cache data.reader
@@ -27,7 +27,7 @@ weights.folder_writer weights.adapter weights.merged weights.huggingface weights
 weights.streaming weights.convert weights.load weights.initial weights.small_tokenizer weights.tiny
 bundled
 rl.answers rl.responses rl.words rl.rewards rl.grpo rl.baselines
-results result_file timeline terminal timeline_plot
+aggregate result_file timeline terminal timeline_plot
 reports.page reports.pictures reports.charts
 rl.recorded_run rl.curves rl.figures rl.report
 inference

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from scipy.special import stdtrit
 
-AGGREGATES = ("mean", "median", "trimmed_mean", "soft")
-"""What the score of a video may be: of the sampled numbers, or expected from the digits."""
 TRIMMED_SHARE = 0.2
 """Share of the answers that a trimmed mean leaves out at either end, rounded down."""
 INTERVAL_LEVEL = 0.9

@@ -7,6 +7,9 @@ import json
 import os
 from typing import Any
 
+AGGREGATES = ("mean", "median", "trimmed_mean", "soft")
+"""What the score of a video may be: of the sampled numbers, or expected from the digits."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:

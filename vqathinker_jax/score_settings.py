@@ -9,10 +9,10 @@ import math
 import os
 from typing import Any
 
-from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.inference import LoadedModel
 from vqathinker_jax.models.digits import NUMBER_TOKENS
 from vqathinker_jax.models.generate import SamplingConfig, bucket_length
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.soft_score import digit_tokens
 
@@ -192,7 +192,7 @@ def calibration_settings(model: LoadedModel, settings: ScoreSettings) -> str:
 
 
 def _facts_that_differ(settings: ScoreSettings) -> dict[str, Any]:
-    """Newer settings, where they are not what was done before: rows of older versions stay valid."""
+    """Newer settings, where they change what older versions did: their rows stay valid."""
     names = ("aggregate", "soft", "at_once", "segment_s")
     defaults = ScoreSettings(aggregate="mean")
     return {

@@ -57,5 +57,5 @@ def test_no_clips_no_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys, "argv", ["own_labels", "configs/nano_distil.yaml", str(tmp_path / "none.jsonl")]
     )
-    with pytest.raises(OSError, match="none.jsonl"):
+    with pytest.raises(OSError, match=r"none\.jsonl"):
         own_labels.main()

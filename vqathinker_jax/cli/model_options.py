@@ -6,9 +6,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.cli.parsing import at_least_one, whole_number
 from vqathinker_jax.data.prompt import STYLES
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.rl.answers import FALLBACKS
 from vqathinker_jax.spec import VIEWS, VideoSpec
 
@@ -46,8 +46,8 @@ def add_asking(asking: argparse._ArgumentGroup) -> None:
     asking.add_argument(
         "--aggregate",
         choices=AGGREGATES,
-        help="what the score is: the mean, median or trimmed mean of the answers, or soft: the score "
-        "expected from the probabilities of the digits (default: the folder's, or mean)",
+        help="what the score is: the mean, median or trimmed mean of the answers, or soft: the "
+        "score expected from the probabilities of the digits (default: the folder's, or mean)",
     )
     asking.add_argument(
         "--soft", action="store_true", help="report the soft score too, whatever the score is"

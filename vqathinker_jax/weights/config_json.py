@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vqathinker_jax.aggregate import AGGREGATES
 from vqathinker_jax.data.prompt import STYLES
 from vqathinker_jax.models.internvit import InternViTConfig
 from vqathinker_jax.models.qwen2 import Qwen2Config
 from vqathinker_jax.models.slowfast import SlowFastConfig
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig
+from vqathinker_jax.results import AGGREGATES
 from vqathinker_jax.spec import INFERENCE, VideoSpec
 from vqathinker_jax.weights.errors import WeightsError
 from vqathinker_jax.weights.tensor_files import open_folder, read_json
