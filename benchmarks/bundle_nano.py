@@ -98,7 +98,7 @@ def main() -> None:
     shutil.copytree(args.model, TARGET)
     config_file = TARGET / "config.json"
     config = json.loads(config_file.read_text())
-    # Greedy numbers of a small model know few values; what the digits expect knows all.
+    # What the digits expect orders natural clips better than the greedy number does.
     config[OWN_KEY] |= {"kind": "nano", "aggregate": "soft"}
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     (TARGET / "MODEL_CARD.md").write_text(card(record, args.command, args.note, args.parameters))

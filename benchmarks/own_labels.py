@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import vqathinker_jax as vqt
 from benchmarks.nano_quality import accuracy
 from vqathinker_jax.asking import Asker
 from vqathinker_jax.config import TrainConfig, load_config
+from vqathinker_jax.data.labels import LabelledVideo
 from vqathinker_jax.rl.validation import read_batches
 from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.terminal import Counter
@@ -37,9 +39,9 @@ MIRRORED = 1000
 
 
 def own_scores(
-    model: vqt.VideoQualityModel, config: TrainConfig, is_quiet: bool = False
+    model: vqt.VideoQualityModel, config: TrainConfig, videos: Sequence[LabelledVideo]
 ) -> dict[str, float]:
-    """The model's score, 1 to 5, of every readable training clip, by id."""
+    """The model's score, 1 to 5, of every readable video, by id; `config` says how to read them."""
     settings = ScoreSettings(
         samples=SAMPLES,
         temperature=1.0,
@@ -49,10 +51,9 @@ def own_scores(
         prompt_style=config.data.prompt_style,
     )
     asker = Asker(model.loaded, settings, BATCH)
-    videos = config.data.train.read()
     found: dict[str, float] = {}
     done = 0
-    with Counter("clips scored", len(videos), is_quiet) as counter:
+    with Counter("clips scored", len(videos), is_quiet=False) as counter:
         for batch in read_batches(model.loaded, videos, config, asker.batch_size):
             frames = batch.frames[batch.is_readable]
             if len(frames):
@@ -76,11 +77,9 @@ def main() -> None:
     args, settings = parser.parse_known_args()
     config = load_config(args.config, settings)
     target = Path(config.data.train.labels)
-    source = dataclasses.replace(config.data.train, labels=str(args.labels))
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=source))
-    truth = {video.id: video.score for video in source.read()}
+    videos = dataclasses.replace(config.data.train, labels=str(args.labels)).read()
     model = vqt.from_pretrained(config.model.path, video=config.video)
-    found = own_scores(model, config)
+    found = own_scores(model, config, videos)
     lines = []
     for text in args.labels.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
@@ -88,8 +87,10 @@ def main() -> None:
             line["conversations"][-1]["value"] = round(found[line["id"]], 4)
             lines.append(json.dumps(line))
     write_whole(target, "".join(f"{line}\n" for line in lines))
-    scored = accuracy(list(found.values()), [truth[name] for name in found])
-    print(f"{target}: {len(lines)} of {len(truth)} clips; SRCC with their labels {scored.srcc:.3f}")
+    scored = accuracy([found.get(video.id) for video in videos], [video.score for video in videos])
+    print(
+        f"{target}: {len(lines)} of {len(videos)} clips; SRCC with their labels {scored.srcc:.3f}"
+    )
 
 
 if __name__ == "__main__":

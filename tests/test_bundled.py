@@ -60,6 +60,7 @@ def test_the_real_one_is_small_and_labels_itself(nano):
     weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     assert 0 < weights < 20e6
     assert read_any_config(nano).kind == "nano"
+    assert read_any_config(nano).aggregate == "soft"
     assert (nano / "MODEL_CARD.md").is_file()
     model = vqt.from_pretrained()
     assert model.warning == (
@@ -78,3 +79,4 @@ def test_the_real_one_puts_clean_clips_above_ruined_ones(nano, tmp_path):
     assert scores["first scene, clean"] > scores["strong blur"] + 0.5
     assert scores["second scene, clean"] > scores["blur, noise, compression"] + 0.5
     assert "nano" in {row.before.model for row in demo.rows}
+    assert all(row.before.score == row.before.soft_score for row in demo.rows)

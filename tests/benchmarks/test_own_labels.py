@@ -53,7 +53,7 @@ def test_lines_get_the_models_scores_and_stay_as_they_are(tmp_path, monkeypatch,
     assert "2 of 3 clips; SRCC with their labels -1.000" in capsys.readouterr().out
 
 
-def test_no_clips_no_scores(tmp_path, monkeypatch):
+def test_a_missing_label_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys, "argv", ["own_labels", "configs/nano_distil.yaml", str(tmp_path / "none.jsonl")]
     )

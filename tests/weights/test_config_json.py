@@ -30,7 +30,9 @@ def config_json(layout="official", **facts) -> dict:
 
 @pytest.mark.parametrize("layout", ["official", "plain", "hf"])
 def test_what_is_written_is_read(layout, tmp_path):
-    folder = FolderConfig(SMALL, layout, video=TRAINING, prompt_style="train", kind="nano")
+    folder = FolderConfig(
+        SMALL, layout, video=TRAINING, prompt_style="train", kind="nano", aggregate="soft"
+    )
     write_config(tmp_path / "config.json", make_config(folder, layout, "bfloat16", 137))
     names = NAMES if layout == "official" else {HEAD}
     assert parse_config(load_config_json(tmp_path), names, "config.json") == folder
