@@ -70,7 +70,10 @@ class Trainer:
         self.state = TrainState(trained, opt_state)
         self.model: LoadedModel = self.start.model
         self.prompts = make_prompts(
-            self.model, config.data.prompt_style, config.run.videos_per_step
+            self.model,
+            config.data.prompt_style,
+            config.run.videos_per_step,
+            config.rollout.max_completion_length,
         )
         self.static = Static(
             graphdef=self.model.graphdef,

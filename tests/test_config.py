@@ -157,6 +157,17 @@ def test_overrides_and_names(minimal):
             ["--run.mode", "sft", "--model.motion", "layers", "--video.has_motion", "false"],
             "model.motion must be frozen without video.has_motion",
         ),
+        (["--rollout.top_p", "2"], "rollout.top_p: top_p must be in (0, 1]"),
+        (["--rollout.top_k", "-3"], "rollout.top_k: top_k must be at least 0"),
+        (["--rollout.max_completion_length", "0"], "rollout.max_completion_length: "),
+        (["--rollout.temperature", "0"], "rollout.temperature: rollouts sample"),
+        (["--optimizer.b1", "1.5"], "optimizer.b1: b1 must be in [0, 1)"),
+        (["--optimizer.weight_decay", "-1"], "optimizer.weight_decay: weight_decay must be"),
+        (["--optimizer.final_learning_rate", "-1"], "optimizer.final_learning_rate: "),
+        (
+            ["--video.num_frames", "1", "--video.has_motion", "false"],
+            "rollout.temporal must be false with video.num_frames 1",
+        ),
         (["--video.num_frames", "2"], "video.num_frames: VideoSpec: num_frames=2 is less than"),
     ],
 )

@@ -36,7 +36,8 @@ config
 soft_score score_settings asking scoring
 evaluation.outcome
 reports.timeline_chart reports.agreement reports.folder
-rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals rl.run_folder
+rl.compilations rl.run_state rl.scalars rl.run_log rl.attempts rl.step_profile rl.signals
+rl.run_folder
 rl.stages rl.vocabulary rl.first_layers rl.whitening rl.reference rl.start rl.export rl.validation
 rl.run rl.sft rl.train
 plan.chips plan.topologies plan.flops plan.traffic

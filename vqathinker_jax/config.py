@@ -269,6 +269,10 @@ class TrainConfig:
                 "rollout.temporal must be false with video.num_slices: slices are made while a "
                 "clip is decoded and would still show its frames in order"
             )
+        if self.run.mode == "grpo" and self.rollout.temporal and self.video.num_frames < 2:
+            raise ValueError(
+                "rollout.temporal must be false with video.num_frames 1: one frame has no order"
+            )
         if self.run.validate_every and self.data.validation is None:
             raise ValueError("run.validate_every is set, but there is no data.validation")
         if self.reward.partners == "one" and self.run.videos_per_step < 2:

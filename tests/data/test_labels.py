@@ -63,7 +63,10 @@ def test_what_is_wrong_and_a_response_are_read_where_a_line_has_them(tmp_path):
     [
         ("response", 3, "response is 3"),
         ("content", " ", "content is ' ', not a text"),
+        ("response", "\ud83d", "response .* holds half of a character"),
+        ("id", "\ud83d", "id .* holds half of a character"),
         ("distortions", "blur", "distortions are str"),
+        ("distortions", [{"name": "\udc00", "severity": 1}], "distortion .* holds half"),
         ("distortions", [{"severity": 1}], "not an object with name"),
         ("distortions", [{"name": "blur", "severity": 1.5}], "severity 1.5 of 'blur'"),
         ("distortions", [{"name": "blur"}], "not a number"),

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from vqathinker_jax.data import pool as pool_module
 from vqathinker_jax.data.clip import FrameRequest, Limits
 from vqathinker_jax.data.pool import DecodePool, read_clip_bounded
 from vqathinker_jax.data.video import VideoError, read_clip
+from vqathinker_jax.data.worker import Job, read_reply, write_job
 
 BROKEN = (sys.executable, str(Path(__file__).parents[1] / "faults" / "broken_worker.py"))
 S = 28
@@ -87,6 +90,24 @@ def test_a_worker_gives_up_at_its_own_deadline(tmp_path):
         read_clip(path, FrameRequest(3, S), limits=Limits(seconds=0.001))
     with pytest.raises(VideoError, match=r"took longer than 0\.001 s"):
         read_clip_bounded(path, FrameRequest(3, S), timeout_s=0.001)
+
+
+def test_what_asks_a_run_to_end_does_not_end_its_workers(clip_path):
+    job = Job(str(clip_path), FrameRequest(3, S), "pyav", Limits())
+    with subprocess.Popen(
+        [*pool_module.WORKER, "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as worker:
+        replies = []
+        for wish in (signal.SIGTERM, signal.SIGINT):
+            write_job(worker.stdin, job)
+            replies.append(read_reply(worker.stdout))
+            worker.send_signal(wish)
+        write_job(worker.stdin, job)
+        replies.append(read_reply(worker.stdout))
+        worker.stdin.close()
+        assert worker.wait(30) == 0
+    for reply in replies[1:]:
+        np.testing.assert_array_equal(reply.frames, replies[0].frames)
 
 
 def test_leaving_early_ends_the_workers_and_cancels_the_rest(clip_path, tmp_path):

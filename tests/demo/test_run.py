@@ -6,10 +6,12 @@ import pytest
 
 from tests.demo.demos import THREE
 from vqathinker_jax import cli
+from vqathinker_jax.demo import run as demo_run
 from vqathinker_jax.demo.folder import DemoFolder
 from vqathinker_jax.demo.outcome import change_text
 from vqathinker_jax.demo.run import run_demo
 from vqathinker_jax.demo.training import ShortRun
+from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.score_settings import ScoreSettings
 from vqathinker_jax.weights.load import read_any_config
 
@@ -108,6 +110,15 @@ def test_command_says_that_a_clip_failed(tmp_path, command, capfd):
     failed = make_demo(tmp_path / "made", status="error", score=None, error="is damaged")
     assert command(failed) == 1
     assert "is damaged" in capfd.readouterr().out
+
+
+def test_command_says_why_a_training_could_not_be_run(tmp_path, monkeypatch, capfd):
+    def refuse(*_, **__):
+        raise TrainingError("no room")
+
+    monkeypatch.setattr(demo_run, "run_demo", refuse)
+    assert cli.main(["demo", str(tmp_path / "o"), "--train"]) == 1
+    assert "no room" in capfd.readouterr().err
 
 
 def test_command_refuses_a_folder_of_someone_else(tmp_path, capfd):

@@ -38,7 +38,8 @@ def grpo_row(step: int) -> dict[str, Any]:
         "unparseable_batches": 0,
         "learning_rate": 1e-3,
         "unreadable": 0,
-        "recompiles": 1,
+        "recompiles": 0,
+        "shapes": 1,
         "seconds": {"data": 0.1, "rollout": 3.0, "update": 1.0, "step": 40.0 if step == 1 else 4.5},
         "tokens_per_second": 17.0,
     }
@@ -49,8 +50,8 @@ def sft_row(step: int) -> dict[str, Any]:
     return {
         "step": step, "epoch": step / 7, "loss": 5 / step, "likelihood": 0.5, "entropy": 1.0,
         "grad_norm": 1.0, "length_mean": 41.5, "learning_rate": 1e-3, "unreadable": 0,
-        "recompiles": 1, "seconds": {"data": 0.1, "texts": 0.2, "update": 1.0, "step": 1.4},
-        "tokens_per_second": 170.0,
+        "recompiles": 0, "shapes": 1, "tokens_per_second": 170.0,
+        "seconds": {"data": 0.1, "texts": 0.2, "update": 1.0, "step": 1.4},
     }  # fmt: skip
 
 

@@ -15,9 +15,12 @@ from vqathinker_jax.config import ConfigError, TrainConfig
 from vqathinker_jax.data.labels import Distortion, LabelledVideo
 from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.responses import NO_REASONS, SftConfig, reasons, response_text
-from vqathinker_jax.rl.sft import make_texts
+from vqathinker_jax.rl.run_state import TrainingError
+from vqathinker_jax.rl.sft import make_texts, require_responses_fit
 from vqathinker_jax.rl.train import train
-from vqathinker_jax.rl.update import weighted_mean
+from vqathinker_jax.rl.update import weighted_sum
+
+LONGEST = 64
 
 
 def video(**facts) -> LabelledVideo:
@@ -122,7 +125,7 @@ def test_a_given_response_is_kept_and_loses_only_its_score_to_a_drawn_one():
 def test_without_reasoning_a_text_is_its_answer(small_model):
     facts = (video(), video(response="<think>Sharp.</think><answer>4.1</answer>"))
     model = dataclasses.replace(small_model.loaded, reasoning=False)
-    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig())
+    texts = make_texts(model, facts, jax.random.split(jax.random.key(0), 2), SftConfig(), LONGEST)
     for ids in texts.ids:
         assert model.tokenizer.decode(ids[:-1]) == "<answer> 3.25 </answer>"
     assert parse_response("<answer> 3.25 </answer>", reasoning=False).format_ok
@@ -137,7 +140,7 @@ def test_texts_end_with_the_end_token_and_mask_digits(small_model, digit_share, 
     keys = jax.random.split(jax.random.key(0), 2)
     videos = (video(), video(distortions=()))
     cfg = SftConfig(random_scores=True, digit_share=digit_share)
-    texts = make_texts(model, videos, keys, cfg)
+    texts = make_texts(model, videos, keys, cfg, LONGEST)
     pairs = list(zip(texts.ids, texts.weights, strict=True))
     assert all(ids[-1] == model.end_id and weight[-1] == 1 for ids, weight in pairs)
     left_out = [model.tokenizer.decode(ids[weight == 0]) for ids, weight in pairs]
@@ -158,7 +161,7 @@ def test_names_weigh_what_is_asked_for_and_their_end_weighs_one(small_model, dig
         video(distortions=found, response="<think>Sharp blur.</think><answer>4.1</answer>"),
     )  # fmt: skip
     cfg = SftConfig(random_scores=True, digit_share=digit_share, name_weight=2.5)
-    texts = make_texts(model, videos, jax.random.split(jax.random.key(0), 4), cfg)
+    texts = make_texts(model, videos, jax.random.split(jax.random.key(0), 4), cfg, LONGEST)
     heavy = [
         model.tokenizer.decode(ids[weight == 2.5])
         for ids, weight in zip(texts.ids, texts.weights, strict=True)
@@ -173,18 +176,33 @@ def test_single_names_have_weights_of_their_own(small_model):
     weights = (("color", 3.0), ("noise", 1.25), ("banding", 9.0))
     cfg = SftConfig(name_weight=2.0, name_weights=weights)
     texts = make_texts(
-        model, (video(distortions=found),), jax.random.split(jax.random.key(0), 1), cfg
+        model, (video(distortions=found),), jax.random.split(jax.random.key(0), 1), cfg, LONGEST
     )
     ids, weights = texts.ids[0], texts.weights[0]
     said = [model.tokenizer.decode(ids[weights == weight]) for weight in (1.25, 2, 3)]
     assert said == [" Noise is slight.", " Blur is severe.", " Wrong color is moderate."]
 
 
-def test_a_mean_by_weights_leaves_out_what_weighs_nothing():
+def test_a_text_that_is_too_long_is_refused_by_the_name_of_its_video(small_model):
+    model = small_model.loaded
+    given = "<think>Sharp.</think><answer>4.1</answer>"
+    videos = (video(), video(response=given))
+    num = len(model.tokenizer.encode(given, add_special_tokens=False)) + 1
+    require_responses_fit(model, videos, num)
+    wanted = f"text of {videos[1].id} has {num} tokens"
+    with pytest.raises(TrainingError, match=wanted):
+        require_responses_fit(model, videos, num - 1)
+    with pytest.raises(TrainingError, match=wanted):
+        keys = jax.random.split(jax.random.key(0), 1)
+        make_texts(model, videos[1:], keys, SftConfig(), num - 1)
+    # What is not looked at is not refused.
+    require_responses_fit(dataclasses.replace(model, reasoning=False), videos, 3)
+
+
+def test_a_sum_by_weights_leaves_out_what_weighs_nothing():
     x = jnp.array([[1.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]])
     weights = jnp.array([[2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(weighted_mean(x, weights), (2 * 1 + 2 + 5) / 4)
-    assert weighted_mean(x, jnp.zeros_like(x)) == 0
+    np.testing.assert_allclose(weighted_sum(x, weights), 2 * 1 + 2 + 5)
 
 
 def test_drawn_scores_depend_on_the_key_alone(small_model):
@@ -193,7 +211,7 @@ def test_drawn_scores_depend_on_the_key_alone(small_model):
     cfg = SftConfig(random_scores=True)
 
     def scores(videos, keys):
-        texts = make_texts(model, videos, keys, cfg)
+        texts = make_texts(model, videos, keys, cfg, LONGEST)
         return [parse_response(model.tokenizer.decode(ids)).score for ids in texts.ids]
 
     three = scores((video(),) * 3, keys)

@@ -7,8 +7,10 @@ import pytest
 
 from vqathinker_jax.rl.rewards import RewardConfig, total_reward
 from vqathinker_jax.rl.run_log import JsonLines, parameter_table
+from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.stages import (
     compute_rewards,
+    make_prompts,
     parse_texts,
     response_bucket,
     response_buckets,
@@ -76,6 +78,19 @@ def test_keys_depend_on_purpose_step_and_video_alone():
     np.testing.assert_array_equal(keys[1:], data(stream_keys(5, 2, 7, np.array([11]))))
     for other in ((6, 2, 7), (5, 3, 7), (5, 2, 8)):
         assert (np.asarray(data(stream_keys(*other, np.array([3, 11])))) != keys).any()
+    # A video that comes again in a step is answered anew; what comes once is as ever.
+    again = np.asarray(data(stream_keys(5, 2, 7, np.array([3, 11, 3, 3]))))
+    np.testing.assert_array_equal(again[:2], keys)
+    assert len({tuple(key) for key in again}) == 4
+
+
+def test_a_prompt_that_leaves_no_room_for_responses_is_refused(small_model):
+    model = small_model.loaded
+    known = model.cfg.decoder.max_position_embeddings
+    slots = make_prompts(model, "train", 2, 1).ids.shape[1]
+    assert make_prompts(model, "train", 2, known - slots).ids.shape == (2, slots)
+    with pytest.raises(TrainingError, match=f"more than the {known} of the model"):
+        make_prompts(model, "train", 2, known - slots + 1)
 
 
 def test_a_log_goes_on_after_the_last_saved_step(tmp_path):

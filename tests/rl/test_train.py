@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import vqathinker_jax as vqt
 from tests.rl.train_runs import make_config, rows, write_data
 from tests.small import CONFIG
 from vqathinker_jax import cli
-from vqathinker_jax.config import ConfigError, Stage, load_config, save_config
+from vqathinker_jax.config import ConfigError, RunConfig, Stage, load_config, save_config
 from vqathinker_jax.models.presets import PRESETS
 from vqathinker_jax.models.slowfast import SlowFast
 from vqathinker_jax.rl import sft as sft_module
@@ -31,7 +32,7 @@ ROW_KEYS = {
     "step", "epoch", "loss", "kl_token_mean", "clip_fraction", "entropy", "anchor_loss",
     "grad_norm", "learning_rate", "parse_rate", "perturbed_parse_rate", "zero_spread_share",
     "score_mean", "score_std", "length_mean", "length_max", "at_limit_share", "unparseable_batches",
-    "unreadable", "recompiles", "seconds", "tokens_per_second",
+    "unreadable", "recompiles", "shapes", "seconds", "tokens_per_second",
     *(f"{kind}_{name}" for kind in ("reward", "spread") for name in TERMS),
 }  # fmt: skip
 
@@ -52,9 +53,9 @@ def readable(monkeypatch):
     monkeypatch.setattr(train_module, "read_texts", texts)
 
 
-def without_timings(path) -> list[dict]:
-    timings = ("seconds", "tokens_per_second")
-    return [{k: v for k, v in row.items() if k not in timings} for row in rows(path)]
+def of_the_run(path) -> list[dict]:
+    others = ("seconds", "tokens_per_second", "recompiles")
+    return [{k: v for k, v in row.items() if k not in others} for row in rows(path)]
 
 
 def weights(run) -> dict[str, bytes]:
@@ -85,7 +86,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     train(config, broken, is_quiet=True)
 
     for name in ("metrics.jsonl", "rollouts.jsonl"):
-        assert without_timings(broken / name) == without_timings(straight / name)
+        assert of_the_run(broken / name) == of_the_run(straight / name)
     assert weights(broken) == weights(straight)
     original = {path.name: path.read_bytes() for path in small_folder.glob("*.safetensors")}
     assert weights(straight) != original
@@ -98,6 +99,8 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert logged[0]["parse_rate"] == logged[0]["reward_format"] == 1.0
     assert logged[0]["grad_norm"] > 0 and logged[0]["spread_total"] > 0
     assert {"data", "rollout", "parse", "update", "step"} <= set(logged[0]["seconds"])
+    assert [row["shapes"] for row in logged] == [1] * 4
+    assert logged[0]["recompiles"] > 0 and logged[-1]["recompiles"] == 0
     sampled = rows(straight / "rollouts.jsonl")[0]
     assert len(sampled["responses"]) == 3
     assert np.isclose(sum(one["advantage"] for one in sampled["responses"]), 0, atol=1e-5)
@@ -221,9 +224,81 @@ def test_folders_that_cannot_hold_a_run_are_found_at_once(small_folder, labels, 
     with pytest.raises(TrainingError, match="holds files and no run"):
         prepare_folder(config, tmp_path)
     with pytest.raises(TrainingError, match="GB are free"):
-        check_room(tmp_path, 10**18, keep=3, model_bytes=7)
+        check_room(tmp_path, 10**18, RunConfig(), model_bytes=7)
     with pytest.raises(TrainingError, match="GB are free"):
-        check_room(tmp_path, 7, keep=3, model_bytes=10**18)
+        check_room(tmp_path, 7, RunConfig(), model_bytes=10**18)
+
+
+def test_room_is_needed_for_the_best_checkpoint_beside_the_latest(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=47))
+    check_room(tmp_path, 10, RunConfig(keep=3), model_bytes=7)
+    with pytest.raises(TrainingError, match="4 checkpoints, another while it is written"):
+        check_room(tmp_path, 10, RunConfig(keep=3, validate_every=5), model_bytes=7)
+
+
+def test_a_run_begun_anew_takes_nothing_from_the_attempt_before(small_folder, labels, tmp_path):
+    config = make_config(small_folder, labels)
+    prepare_folder(config, tmp_path / "run")
+    left = [tmp_path / "run" / name for name in ("filters.npz", "bad_batch.json")]
+    for path in left:
+        path.write_text("of another seed")
+    other = make_config(small_folder, labels, run={"seed": 5})
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    prepare_folder(config, tmp_path / "run")
+    assert all(path.exists() for path in left)
+    (tmp_path / "run" / "checkpoints" / "2").rmdir()
+    prepare_folder(other, tmp_path / "run")
+    assert not any(path.exists() for path in left)
+
+
+def test_labels_that_changed_under_a_run_are_told_in_one_line(
+    small_folder, labels, tmp_path, capfd
+):
+    data = tmp_path / "data"
+    shutil.copytree(labels.parent, data)
+    config = make_config(
+        small_folder, data / labels.name, run={"mode": "sft", "checkpoint_every": 1, "steps": 1},
+        rollout={"max_completion_length": 64},
+    )  # fmt: skip
+    save_config(config, tmp_path / "config.yaml")
+    line = ["train", str(tmp_path / "config.yaml"), "--output-dir", str(tmp_path / "run")]
+    assert cli.main(line) == 0
+    changed = (data / labels.name).read_text().replace('"value": 1.0', '"value": 1.5')
+    (data / labels.name).write_text(changed)
+    capfd.readouterr()
+    assert cli.main([*line, "--run.steps", "2"]) == 1
+    said = capfd.readouterr().err
+    assert "labels have changed since this run was started" in said and "Traceback" not in said
+
+
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(small_folder, labels, tmp_path):
+    config = make_config(
+        small_folder, labels, run={"mode": "sft", "steps": 40, "checkpoint_every": 4},
+        rollout={"max_completion_length": 64}, optimizer={"total_steps": 40},
+    )  # fmt: skip
+    save_config(config, tmp_path / "config.yaml")
+
+    def start(run):
+        return subprocess.Popen(
+            [sys.executable, "-m", "vqathinker_jax.cli", "train", tmp_path / "config.yaml",
+             "--output-dir", run, "--quiet"],
+        )  # fmt: skip
+
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert start(straight).wait(300) == 0
+    process = start(broken)
+    deadline = time.monotonic() + 180
+    # Whatever is being written then, a checkpoint of a later step included, is lost.
+    while not (broken / "checkpoints" / "4").is_dir() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert len(rows(broken / "metrics.jsonl")) < 40 and not (broken / "model").exists()
+    assert start(broken).wait(300) == 0
+    assert of_the_run(broken / "metrics.jsonl") == of_the_run(straight / "metrics.jsonl")
+    assert weights(broken) == weights(straight)
 
 
 def test_position_survives_json():
@@ -293,8 +368,21 @@ def test_two_stages_in_one_command(labels, tmp_path, monkeypatch, capfd):
     assert "stopped after step 1" in capfd.readouterr().err
     assert not (before / "model").exists() and not (run / "metrics.jsonl").exists()
 
-    assert cli.main(line) == 0
+    # Nor where that came during the last step of the first, which then leaves its model.
+    def update_and_signal_at_the_end(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return update(*args)
+
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sft_module, "sft_update", update_and_signal_at_the_end)
+        assert cli.main(line) == 0
     assert "resuming after step 1 of 3" in capfd.readouterr().err
+    assert (before / "model").exists() and not (run / "metrics.jsonl").exists()
+
+    assert cli.main(line) == 0
     assert [row["step"] for row in rows(before / "metrics.jsonl")] == [1, 2, 3]
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == [1, 2]
     assert load_config(run / "config.yaml").model.path == str(before / "model")

@@ -160,10 +160,36 @@ def test_adapters_alone_train_and_the_reference_is_the_base_model(small_model, s
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
 def test_accumulating_over_groups_equals_one_pass(small_model, sampled, loss_type):
     batch, _ = sampled
-    _, _, whole = run(small_model, batch, beta=0.0, loss_type=loss_type)
-    _, _, parts = run(small_model, batch, micro_batch=1, beta=0.0, loss_type=loss_type)
-    np.testing.assert_allclose(whole.grad_norm, parts.grad_norm, rtol=1e-4)
-    np.testing.assert_allclose(whole.loss, parts.loss, rtol=1e-4, atol=1e-6)
+    rng = np.random.default_rng(1)
+    weights = jnp.asarray(rng.integers(0, 3, (3, 6)).astype(np.float32))
+    batch = dataclasses.replace(
+        batch,
+        reference_logprobs=jnp.asarray(-rng.uniform(1, 9, (3, 4, 6)).astype(np.float32)),
+        old_logprobs=jnp.asarray(-rng.uniform(1, 9, (3, 4, 6)).astype(np.float32)),
+        anchor=batch.responses[:, 0],
+        text_weights=weights.at[0].set(0).at[0, 0].set(0.5),
+    )
+    objective = {"loss_type": loss_type, "beta": 0.1, "entropy_bonus": 0.5, "anchor_weight": 0.7}
+    _, _, whole = run(small_model, batch, **objective)
+    _, _, parts = run(small_model, batch, micro_batch=1, **objective)
+    for name, expected in vars(whole).items():
+        np.testing.assert_allclose(getattr(parts, name), expected, 1e-4, 1e-6, err_msg=name)
+
+
+def test_a_second_update_of_a_rollout_is_held_by_clipping(small_model, sampled):
+    batch, _ = sampled
+    trained, frozen, static = fresh(small_model, beta=0.0, clip_low=0.01, clip_high=0.01)
+    old = response_logprobs(trained, frozen, batch, static)
+    batch = dataclasses.replace(batch, old_logprobs=old)
+    opt_state = OPTIMIZER.make().init(trained)
+    clipped, norms = [], []
+    for _ in range(3):
+        trained, opt_state, metrics = update(trained, frozen, opt_state, batch, static, OPTIMIZER)
+        clipped.append(float(metrics.clip_fraction))
+        norms.append(float(metrics.grad_norm))
+    # The ratio is exactly 1 in the first update, and tokens that have moved far have no gradient.
+    assert clipped[0] == 0.0 < clipped[1]
+    assert norms[-1] < norms[0]
 
 
 def test_features_of_frozen_encoders_stand_for_the_pixels(small_model, sampled):

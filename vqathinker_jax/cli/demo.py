@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from vqathinker_jax.demo.handful import HandfulConfig
     from vqathinker_jax.demo.run import run_demo
     from vqathinker_jax.demo.training import ShortRun
+    from vqathinker_jax.rl.run_state import TrainingError
 
     try:
         config = HandfulConfig(seed=args.seed)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     short_run = ShortRun(seed=args.seed) if args.train else None
     try:
         demo = run_demo(folder, model, model_folder, config, short_run, is_quiet=args.quiet)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         return fail(args, error, SOME_FAILED)
     if args.json:
         for row in demo.rows:

@@ -267,10 +267,10 @@ class VideoStream(Iterator[VideoBatch]):
         Where it was saved on another number of processes, see `StreamState`.
 
         Raises:
-          ValueError: the position belongs to other labels.
+          LabelError: the position belongs to other labels.
         """
         if state.checksum not in (0, self._checksum):
-            raise ValueError(
+            raise LabelError(
                 f"the labels have changed since this run was started (checksum "
                 f"{self._checksum:08x}, saved {state.checksum:08x}): its position in them is lost"
             )

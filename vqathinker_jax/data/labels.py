@@ -329,6 +329,11 @@ def _video(
         raise _BadRow(f"response is {row.response!r}, not a text")
     if row.content is not None and not (isinstance(row.content, str) and row.content.strip()):
         raise _BadRow(f"content is {row.content!r}, not a text")
+    for field, text in (
+        ("path", path), ("id", identity), ("dataset_name", name), ("response", row.response),
+        ("content", row.content),
+    ):  # fmt: skip
+        _require_encodable(field, text)
     return LabelledVideo(
         str(identity),
         full,
@@ -341,6 +346,14 @@ def _video(
     )
 
 
+def _require_encodable(field: str, text: str | int | None) -> None:
+    """JSON can spell half of a surrogate pair, which no log could be written with."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        raise _BadRow(f"{field} {text!r} holds half of a character") from None
+
+
 def _distortions(value: Any) -> tuple[Distortion, ...]:
     if not isinstance(value, list):
         raise _BadRow(f"distortions are {type(value).__name__}, not a list")
@@ -351,6 +364,7 @@ def _distortions(value: Any) -> tuple[Distortion, ...]:
         severity = _number(entry.get("severity"))
         if not 0 <= severity <= 1:
             raise _BadRow(f"severity {severity:g} of {entry['name']!r} is outside 0 to 1")
+        _require_encodable("distortion", entry["name"])
         found.append(Distortion(entry["name"], severity))
     return tuple(found)
 

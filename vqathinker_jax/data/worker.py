@@ -105,8 +105,10 @@ def run(memory_bytes: int, reader: Callable[..., Clip] = read_clip) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    # An interrupt goes to every process of the terminal; the parent decides what becomes of us.
+    # An interrupt goes to all processes of a terminal, and schedulers end whole groups: the parent
+    # decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     jobs, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # Decoding libraries print; what they say must not mix with our messages.
     os.dup2(2, 1)

@@ -120,9 +120,9 @@ RESPONSES = (
 SPEED = (
     Panel("Tokens per second", (Curve("tokens_per_second", "tokens"),), "", (0, None)),
     Panel(
-        "Compiled shapes",
-        (Curve("recompiles", "shapes"),),
-        "Each new one compiles.",
+        "Compiled programs",
+        (Curve("recompiles", "since the step before"), Curve("shapes", "shapes of updates so far")),
+        "A new shape compiles; nothing else should, once every phase has run.",
         (0, None),
         True,
     ),

@@ -34,9 +34,10 @@ from vqathinker_jax.layouts import rollout_mesh
 from vqathinker_jax.parallel import gather_rows, make_mesh, place_rows, row_readers
 from vqathinker_jax.processes import first_does, first_says, require_agreement
 from vqathinker_jax.rl.attempts import attempt_row, count
+from vqathinker_jax.rl.compilations import num_compiled
 from vqathinker_jax.rl.export import export, export_adapter
 from vqathinker_jax.rl.optimizer import OptimizerConfig
-from vqathinker_jax.rl.run_folder import check_room, prepare_folder
+from vqathinker_jax.rl.run_folder import BAD_BATCH, check_room, prepare_folder
 from vqathinker_jax.rl.run_log import Clock, ProgressLine, RunLogs, parameter_table
 from vqathinker_jax.rl.run_state import (
     RunCheckpoints,
@@ -121,7 +122,8 @@ class Run:
         self.progress = ProgressLine(self.num_steps, is_quiet or not self._is_writer)
         self._resume()
         self._logs = RunLogs(folder, self.position.step, self._is_writer, config.run.tensorboard)
-        self._num_compiled = len(self.position.buckets)
+        self._num_shapes = len(self.position.buckets)
+        self._num_compiled = num_compiled()
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -148,7 +150,7 @@ class Run:
                 return
             self._logs.attempts.write(self._attempt())
             with contextlib.closing(prefetch_to_device(stream, put)) as batches:
-                while self.position.step < self.num_steps and not self._must_stop():
+                while self.position.step < self.num_steps and not self.must_stop():
                     waited = time.perf_counter()
                     batch, frames = next(batches)
                     waited = time.perf_counter() - waited
@@ -222,7 +224,7 @@ class Run:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(row[name])]
         if not bad:
             return
-        path = self.folder / "bad_batch.json"
+        path = self.folder / BAD_BATCH
         if self._is_writer:
             batch = {
                 "step": step.number,
@@ -256,6 +258,7 @@ class Run:
     def log(self, step: Step, row: dict[str, Any], num_tokens: int, shown: tuple[str, ...]) -> None:
         """Writes the row of a step, with what every kind of run knows, and shows some of it."""
         seen = step.number * self.config.run.videos_per_step
+        compiled, num_shapes = num_compiled(), len(self.position.buckets)
         self._logs.write_step(
             {
                 "step": step.number,
@@ -263,15 +266,15 @@ class Run:
                 **row,
                 "learning_rate": self.learning_rate(step.number),
                 "unreadable": step.stream.unreadable,
-                "recompiles": len(self.position.buckets),
+                "recompiles": compiled - self._num_compiled,
+                "shapes": num_shapes,
                 **step.clock.row(num_tokens),
             }
         )
-        num_compiled = len(self.position.buckets)
         self.progress.show(
-            step.number, {name: row[name] for name in shown}, num_compiled > self._num_compiled
+            step.number, {name: row[name] for name in shown}, num_shapes > self._num_shapes
         )
-        self._num_compiled = num_compiled
+        self._num_compiled, self._num_shapes = compiled, num_shapes
 
     def log_rollouts(self, rows: list[dict[str, Any]]) -> None:
         """Writes responses in full."""
@@ -371,8 +374,8 @@ class Run:
         self.is_stopping = True
         self.progress.say_at_once(said)
 
-    def _must_stop(self) -> bool:
-        # All processes stop together, after the same step.
+    def must_stop(self) -> bool:
+        """Whether a process was asked to stop; all are told alike, and call this together."""
         return bool(gather_rows(np.array([self.is_stopping], np.int32)).any())
 
 
@@ -419,7 +422,7 @@ def open_run(
                 config, folder, start, videos, validation, mesh, checkpoints, profile, is_quiet
             )
             model_bytes = num_bytes((start.trained, start.frozen))
-            check_room(folder, num_bytes(run.state), config.run.keep, model_bytes)
+            check_room(folder, num_bytes(run.state), config.run, model_bytes)
             with contextlib.closing(run), stopping_on_signals(run.stop):
                 yield run
 

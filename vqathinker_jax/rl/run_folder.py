@@ -11,6 +11,7 @@ import jax
 
 from vqathinker_jax.config import (
     ConfigError,
+    RunConfig,
     TrainConfig,
     diff_configs,
     load_config,
@@ -20,6 +21,10 @@ from vqathinker_jax.processes import ProcessesError, first_does, gather_texts
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.roll_call import named
 
+FILTERS = "filters.npz"
+"""What a tower with `model.whiten` started from."""
+BAD_BATCH = "bad_batch.json"
+"""What a run whose loss was not finite stopped at."""
 ANY_TIME = frozenset(
     {
         "run.keep",
@@ -42,6 +47,9 @@ ANY_TIME = frozenset(
 """Settings that a resumed run may change: they do not enter its numbers, or, for the mesh, only the
 order of sums. `run.steps` and `run.epochs` join them where `optimizer.total_steps` is given."""
 LENGTH = frozenset({"run.steps", "run.epochs"})
+OF_AN_ATTEMPT = (FILTERS, BAD_BATCH)
+"""What a run begun anew must not take from an attempt that left no checkpoint: it may have had
+other settings or labels. Its logs are cut to step 0 where they are opened."""
 
 
 def prepare_folder(config: TrainConfig, folder: Path) -> None:
@@ -88,6 +96,9 @@ def _prepare(config: TrainConfig, folder: Path) -> None:
             refuse_other_settings(load_config(saved), config, folder)
         elif not saved.exists() and any(folder.iterdir()):
             raise TrainingError(f"{folder}: holds files and no run; name another folder")
+        else:
+            for name in OF_AN_ATTEMPT:
+                (folder / name).unlink(missing_ok=True)
         save_config(config, saved)
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written to ({error.strerror})") from None
@@ -120,27 +131,29 @@ def is_finished(config: TrainConfig, folder: Path) -> bool:
     return done >= config.run.num_steps(len(config.data.train.read()))
 
 
-def check_room(folder: Path, checkpoint_bytes: int, keep: int, model_bytes: int) -> None:
+def check_room(folder: Path, checkpoint_bytes: int, run: RunConfig, model_bytes: int) -> None:
     """Raises TrainingError where the disk cannot hold the checkpoints and the model.
 
     Process 0 looks for all.
     """
+    # The best of the validations stays beside the latest.
+    num_kept = run.keep + (run.validate_every > 0)
     first_does(
-        lambda: _check_room(folder, checkpoint_bytes, keep, model_bytes),
+        lambda: _check_room(folder, checkpoint_bytes, num_kept, model_bytes),
         f"looking at the disk of {folder}",
         (TrainingError,),
     )
 
 
-def _check_room(folder: Path, checkpoint_bytes: int, keep: int, model_bytes: int) -> None:
+def _check_room(folder: Path, checkpoint_bytes: int, num_kept: int, model_bytes: int) -> None:
     there = len(_checkpoints(folder))
     # One more than are kept exists while it is written.
-    needed = checkpoint_bytes * max(keep + 1 - there, 0) + model_bytes
+    needed = checkpoint_bytes * max(num_kept + 1 - there, 0) + model_bytes
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(
-            f"{folder}: {keep} checkpoints and the model need about {needed / 1e9:.2f} GB more, "
-            f"and {free / 1e9:.2f} GB are free"
+            f"{folder}: {num_kept} checkpoints, another while it is written and the model need "
+            f"about {needed / 1e9:.2f} GB more, and {free / 1e9:.2f} GB are free"
         )
 
 

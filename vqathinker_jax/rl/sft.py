@@ -21,7 +21,7 @@ from vqathinker_jax.layouts import place_batch
 from vqathinker_jax.rl.optimizer import OptimizerConfig, apply_gradients
 from vqathinker_jax.rl.responses import SftConfig, naming_sentences, response_text
 from vqathinker_jax.rl.run import Run, Step
-from vqathinker_jax.rl.run_state import TrainState
+from vqathinker_jax.rl.run_state import TrainingError, TrainState
 from vqathinker_jax.rl.stages import make_prompts, no_implicit_transfers, response_bucket
 from vqathinker_jax.rl.update import (
     LEAST_WEIGHT,
@@ -30,6 +30,7 @@ from vqathinker_jax.rl.update import (
     micro_batches,
     policy_logprobs,
     summed_gradients,
+    weighted_sum,
 )
 
 TEXT_STREAM = 5
@@ -67,6 +68,7 @@ def make_texts(
     videos: tuple[LabelledVideo, ...],
     keys: Key[Array, "N"],
     cfg: SftConfig,
+    longest: int,
 ) -> Texts:
     """The texts of a batch.
 
@@ -75,6 +77,10 @@ def make_texts(
       videos: the batch.
       keys: one per video, for scores drawn at random.
       cfg: how texts are made; digits count in the first texts, `digit_share` of all, rounded up.
+      longest: `rollout.max_completion_length`.
+
+    Raises:
+      TrainingError: a text has more than `longest` tokens; its video is named.
     """
     scores = [video.score for video in videos]
     if cfg.random_scores:
@@ -83,7 +89,7 @@ def make_texts(
     ids, weights = [], []
     for i, (video, score) in enumerate(zip(videos, scores, strict=True)):
         text = response_text(video, float(score), cfg.random_scores, model.reasoning)
-        tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
+        tokens = _tokens_of(model, video, text, longest)
         weight = np.ones(len(tokens), np.float32)
         if cfg.name_weight != 1 or cfg.name_weights:
             for name, sentence in _names_in(text, video, model.tokenizer):
@@ -93,6 +99,29 @@ def make_texts(
         ids.append(np.array(tokens, np.int32))
         weights.append(weight)
     return Texts(tuple(ids), tuple(weights), model.pad_id)
+
+
+def require_responses_fit(
+    model: LoadedModel, videos: tuple[LabelledVideo, ...], longest: int
+) -> None:
+    """Raises TrainingError where a response given with a label has more than `longest` tokens.
+
+    Texts composed from distortions are short; `make_texts` looks at them as well.
+    """
+    if model.reasoning:
+        for video in videos:
+            if video.response is not None:
+                _tokens_of(model, video, video.response, longest)
+
+
+def _tokens_of(model: LoadedModel, video: LabelledVideo, text: str, longest: int) -> list[int]:
+    tokens = [*model.tokenizer.encode(text, add_special_tokens=False), model.end_id]
+    if len(tokens) > longest:
+        raise TrainingError(
+            f"the text of {video.id} has {len(tokens)} tokens, its end included, more than "
+            f"rollout.max_completion_length {longest}: raise that, or shorten the text"
+        )
+    return tokens
 
 
 def _names_in(
@@ -125,7 +154,7 @@ def _even_scores(key: Key[Array, ""]) -> Float[Array, ""]:
 def anchor_texts(run: Run, step: Step, keys: Key[Array, "N"]) -> Texts:
     """What GRPO holds on to: the same texts, never with their true scores, digits not counted."""
     cfg = dataclasses.replace(run.config.sft, random_scores=True, digit_share=0.0)
-    return make_texts(run.model, step.videos, keys, cfg)
+    return make_texts(run.model, step.videos, keys, cfg, run.config.rollout.max_completion_length)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -173,9 +202,8 @@ def sft_update(
     def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, SftMetrics]:
         model = nnx.merge(static.graphdef, trained, frozen)
         out = policy_logprobs(model, part, static, part.responses)
-        logprobs = jnp.where(part.response_mask, out.logprobs, 0)
-        loss = -(part.text_weights * logprobs[:, 0]).sum() / total_weight
-        likelihood = jnp.where(part.response_mask, jnp.exp(logprobs), 0).sum() / num_tokens
+        loss = -weighted_sum(out.logprobs[:, 0], part.text_weights) / total_weight
+        likelihood = jnp.where(part.response_mask, jnp.exp(out.logprobs), 0).sum() / num_tokens
         entropy = jnp.where(part.response_mask, out.entropy, 0).sum() / num_tokens
         return loss, SftMetrics(loss, likelihood, entropy, jnp.float32(0))
 
@@ -190,12 +218,14 @@ def train_sft(run: Run) -> None:
     """The steps of supervised fine-tuning."""
     config, model = run.config, run.model
     num_videos, longest = config.run.videos_per_step, config.rollout.max_completion_length
-    prompts = make_prompts(model, config.data.prompt_style, num_videos)
+    prompts = make_prompts(model, config.data.prompt_style, num_videos, longest)
+    require_responses_fit(model, run.videos, longest)
 
     for step in run.steps():
         with step.clock.phase("texts"):
             pixels = normalize(step.frames, model.dtype)
-            texts = make_texts(model, step.videos, run.keys(TEXT_STREAM, step), config.sft)
+            keys = run.keys(TEXT_STREAM, step)
+            texts = make_texts(model, step.videos, keys, config.sft, longest)
             ids, weights = texts.padded(response_bucket(texts.longest, longest))
         batch = UpdateBatch(
             pixels=pixels,

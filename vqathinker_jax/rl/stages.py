@@ -18,6 +18,7 @@ from vqathinker_jax.parallel import to_host
 from vqathinker_jax.records import Generation
 from vqathinker_jax.rl.answers import parse_response
 from vqathinker_jax.rl.rewards import RewardConfig, RewardTerms, draw_partners, total_reward
+from vqathinker_jax.rl.run_state import TrainingError
 
 SMALLEST_BUCKET = 16
 MOST_BUCKETS = 8
@@ -49,10 +50,20 @@ class Prompts:
     lengths: Int32[Array, "N"]
 
 
-def make_prompts(model: LoadedModel, style: str, num_videos: int) -> Prompts:
-    """The training prompt, once for each of N videos."""
+def make_prompts(model: LoadedModel, style: str, num_videos: int, longest: int) -> Prompts:
+    """The training prompt, once for each of N videos.
+
+    Raises:
+      TrainingError: with a response of `longest` tokens it has more positions than the model.
+    """
     prompt = model.build_prompt(style=style)
-    ids = np.full((num_videos, bucket_length(len(prompt))), model.pad_id, np.int32)
+    slots, known = bucket_length(len(prompt)), model.cfg.decoder.max_position_embeddings
+    if slots + longest > known:
+        raise TrainingError(
+            f"the prompt takes {slots} positions, and with rollout.max_completion_length {longest} "
+            f"that is more than the {known} of the model: lower it, or the frames or their size"
+        )
+    ids = np.full((num_videos, slots), model.pad_id, np.int32)
     ids[:, : len(prompt)] = prompt
     return Prompts(jnp.asarray(ids), jnp.full(num_videos, len(prompt), jnp.int32))
 
@@ -84,9 +95,17 @@ def response_bucket(length: int, longest: int) -> int:
 def stream_keys(
     seed: int, purpose: int, step: int, indices: Int[np.ndarray, "N"]
 ) -> Key[Array, "N"]:
-    """One key per video, folded from (seed, purpose, step, place of the video in the labels)."""
+    """One key per video, folded from (seed, purpose, step, place of the video in the labels).
+
+    A video that comes more than once in a step has another key each time.
+    """
     root = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(indices, jnp.uint32))
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.asarray(indices, jnp.uint32))
+    earlier = np.array([(indices[:i] == index).sum() for i, index in enumerate(indices)])
+    if not earlier.any():
+        return keys
+    others = jax.vmap(jax.random.fold_in)(keys, jnp.asarray(earlier, jnp.uint32))
+    return jnp.where(jnp.asarray(earlier > 0), others, keys)
 
 
 @contextlib.contextmanager
@@ -104,7 +123,7 @@ def no_implicit_transfers() -> Iterator[None]:
 
 
 def read_texts(model: LoadedModel, generation: Generation) -> list[list[str]]:
-    """The texts of `[N, K]` responses, end tokens dropped and nothing else."""
+    """The texts of `[N, K]` responses without special tokens, as the published code reads them."""
     tokens, lengths = to_host(generation.tokens), to_host(generation.lengths)
     return [
         [

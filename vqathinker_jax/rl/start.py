@@ -28,6 +28,7 @@ from vqathinker_jax.models.slowfast import check_geometry
 from vqathinker_jax.models.vqathinker import VQAThinkerConfig, with_attention
 from vqathinker_jax.parallel import platform_of, state_shardings
 from vqathinker_jax.rl.reference import make_reference
+from vqathinker_jax.rl.run_folder import FILTERS
 from vqathinker_jax.rl.run_state import TrainingError
 from vqathinker_jax.rl.trainable import split_trained
 from vqathinker_jax.rl.vocabulary import small_tokenizer
@@ -106,7 +107,7 @@ def load_start(
         raise TrainingError(f"video: {error}") from None
     model = nnx.merge(abstract_model(model_cfg)[0], nnx.state(loaded.model))
     if cfg.whiten:
-        kept = run_dir / "filters.npz"
+        kept = run_dir / FILTERS
         whiten_once(model, kept, lambda: some_clips(config, videos), config.video, config.run.seed)
     if cfg.lora is not None:
         add_adapters(model.decoder, cfg.lora, cfg.param_dtype, config.run.seed, mesh)

@@ -25,7 +25,7 @@ from vqathinker_jax.rl.rollout import Rollout, roll_out
 from vqathinker_jax.rl.run import Run, Step, open_run
 from vqathinker_jax.rl.run_folder import is_finished, prepare_folder
 from vqathinker_jax.rl.run_state import TrainState
-from vqathinker_jax.rl.sft import Texts, anchor_texts, train_sft
+from vqathinker_jax.rl.sft import Texts, anchor_texts, require_responses_fit, train_sft
 from vqathinker_jax.rl.stages import (
     ParsedResponses,
     Prompts,
@@ -102,7 +102,7 @@ def train(
       profile_step: step to write a trace of, into RUN_DIR/profile.
 
     Returns:
-      Whether all steps are done; else the run was asked to stop.
+      Whether all steps are done and nobody asked for a stop meanwhile.
 
     Raises:
       ConfigError: the folder holds a run with other settings.
@@ -115,14 +115,18 @@ def train(
             train_sft(run)
         else:
             train_grpo(run)
-        return run.finish()
+        is_done = run.finish()
+        # Also where the wish came during the last step or the export: no other stage may begin.
+        return not run.must_stop() and is_done
 
 
 def train_grpo(run: Run) -> None:
     """The steps of GRPO."""
     config, model = run.config, run.model
     num_videos, longest = config.run.videos_per_step, config.rollout.max_completion_length
-    prompts = make_prompts(model, config.data.prompt_style, num_videos)
+    prompts = make_prompts(model, config.data.prompt_style, num_videos, longest)
+    if config.objective.anchor_weight > 0:
+        require_responses_fit(model, run.videos, longest)
     sampling = config.rollout.sampling(model.end_id, model.pad_id, model.suppressed_ids)
     if config.rollout.temporal and config.reward.variant == "paper":
         run.progress.say(

@@ -17,7 +17,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from vqathinker_jax.metrics import masked_mean
 from vqathinker_jax.models.packed import ResponseLogprobs, packed_logprobs
 from vqathinker_jax.models.vqathinker import VQAThinker
 from vqathinker_jax.parallel import constrain, constrain_tree
@@ -174,21 +173,19 @@ def update(
       optimizer: its configuration.
     """
     parts = micro_batches(batch, static.micro_batch)
-    num_parts = parts.responses.shape[0]
-    num_tokens = batch.response_mask.sum()
+    whole = _Whole(
+        num_parts=parts.responses.shape[0],
+        num_tokens=jnp.maximum(batch.response_mask.sum(), 1).astype(jnp.float32),
+        text_weight=None if batch.text_weights is None else batch.text_weights.sum(),
+    )
 
     def loss_of(trained: nnx.State, part: UpdateBatch) -> tuple[Array, UpdateMetrics]:
         model = nnx.merge(static.graphdef, trained, frozen)
-        return _loss(model, part, static, num_tokens)
+        return _loss(model, part, static, whole)
 
     grads, metrics = summed_gradients(loss_of, trained, parts)
-    # "dapo" already divides by the tokens of the whole batch; the others are means over parts.
-    share = 1.0 if static.objective.loss_type == "dapo" else 1.0 / num_parts
-    grads = jax.tree.map(lambda g: g * share, grads)
-    metrics = jax.tree.map(jnp.mean, metrics)
-    metrics = dataclasses.replace(
-        metrics, loss=metrics.loss * num_parts * share, grad_norm=optax.global_norm(grads)
-    )
+    metrics = jax.tree.map(jnp.sum, metrics)
+    metrics = dataclasses.replace(metrics, grad_norm=optax.global_norm(grads))
     trained, opt_state = apply_gradients(trained, opt_state, grads, optimizer)
     return trained, opt_state, metrics
 
@@ -217,9 +214,20 @@ def summed_gradients(
     return jax.lax.scan(accumulate, zeros, parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """What each part of a batch is divided by, so that the sum over the parts is the batch's."""
+
+    num_parts: int
+    num_tokens: Float[Array, ""]
+    """Kept response tokens of the batch, float32, at least 1."""
+    text_weight: Float[Array, ""] | None
+
+
 def _loss(
-    model: VQAThinker, part: UpdateBatch, static: Static, num_tokens: Array
+    model: VQAThinker, part: UpdateBatch, static: Static, whole: _Whole
 ) -> tuple[Array, UpdateMetrics]:
+    """What a part adds to the loss of its batch, and to each of its metrics."""
     objective = static.objective
     k = part.responses.shape[1]
     responses = part.responses
@@ -237,30 +245,33 @@ def _loss(
         objective.clip_high,
         objective.loss_type,
         static.max_completion_length,
-        num_tokens,
+        whole.num_tokens,
     )
-    loss = grpo.loss
-    entropy = masked_mean(out.entropy[:, :k], part.response_mask, axis=None)
+    # "dapo" already divides by the tokens of the whole batch; the others are means over parts.
+    loss = grpo.loss if objective.loss_type == "dapo" else grpo.loss / whole.num_parts
+    entropy = jnp.where(part.response_mask, out.entropy[:, :k], 0).sum() / whole.num_tokens
     if objective.entropy_bonus > 0:
         loss = loss - objective.entropy_bonus * entropy
     anchor_loss = jnp.float32(0)
     if part.anchor is not None:
-        anchor_loss = -weighted_mean(out.logprobs[:, k], part.text_weights)
+        anchor_loss = -weighted_sum(out.logprobs[:, k], part.text_weights) / jnp.maximum(
+            whole.text_weight, LEAST_WEIGHT
+        )
         loss = loss + objective.anchor_weight * anchor_loss
+    token_share = part.response_mask.sum().astype(jnp.float32) / whole.num_tokens
     return loss, UpdateMetrics(
         loss=loss,
-        kl_token_mean=grpo.kl_token_mean,
-        clip_fraction=grpo.clip_fraction,
+        kl_token_mean=grpo.kl_token_mean * token_share,
+        clip_fraction=grpo.clip_fraction * token_share,
         entropy=jax.lax.stop_gradient(entropy),
         anchor_loss=jax.lax.stop_gradient(anchor_loss),
         grad_norm=jnp.float32(0),
     )
 
 
-def weighted_mean(x: Float[Array, "..."], weights: Float[Array, "..."]) -> Float[Array, ""]:
-    """sum(weights * x) / sum(weights); what weighs nothing has no influence, NaN included."""
-    total = jnp.where(weights > 0, weights * x, 0).sum()
-    return total / jnp.maximum(weights.sum(), LEAST_WEIGHT)
+def weighted_sum(x: Float[Array, "..."], weights: Float[Array, "..."]) -> Float[Array, ""]:
+    """sum(weights * x); what weighs nothing has no influence, NaN included."""
+    return jnp.where(weights > 0, weights * x, 0).sum()
 
 
 def micro_batches(batch: UpdateBatch, size: int) -> UpdateBatch:
