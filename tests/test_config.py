@@ -88,6 +88,7 @@ def test_ablations_change_little():
     ]
     assert changes["no_motion_token"] == ["video.has_motion: True -> False"]
     assert changes["no_reasoning"] == ["data.reasoning: True -> False"]
+    assert changes["sft"] == ["run.mode: grpo -> sft"]
     assert all(0 < len(lines) <= 4 for lines in changes.values()), changes
 
 
