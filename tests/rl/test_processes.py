@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from tests.launched import ROOT, environment, free_port, launch, script, train_commands
-from tests.rl.train_runs import make_config, rows, write_data
+from tests.rl.train_runs import OF_A_PROCESS, make_config, rows, write_data
 from vqathinker_jax.config import MeshConfig, save_config
 from vqathinker_jax.rl.train import train
 
 RECIPES = ROOT / "configs" / "launch"
-TIMINGS = {"seconds", "tokens_per_second"}
 MANY = 10_000
 """Steps of a run that is to be ended from outside."""
 
@@ -60,7 +59,7 @@ def alone(config, num_devices, folder, **run):
 
 
 def assert_same_rows(path, other, count=None):
-    """Equal but for timings and the order of sums.
+    """Equal but for what is of a process, and the order of sums.
 
     Measured: bit for bit the same with two processes and two devices in one. Sums over four parts
     may be taken in another order, which changes the last bits of a float32: hence 1e-5.
@@ -69,7 +68,7 @@ def assert_same_rows(path, other, count=None):
     assert len(left[:count]) == len(right) > 0
     for one, two in zip(left[:count], right, strict=True):
         assert one.keys() == two.keys()
-        for name in one.keys() - TIMINGS:
+        for name in one.keys() - OF_A_PROCESS:
             if isinstance(one[name], float):
                 np.testing.assert_allclose(one[name], two[name], rtol=1e-5, atol=1e-6, err_msg=name)
             else:

@@ -85,7 +85,7 @@ def test_a_grpo_run_shows_its_curves_numbers_and_responses(tmp_path):
         "Agreement with the opinion scores", "Mean absolute error", "Total reward",
         "Ranking reward", "Groups without spread", "KL from the start", "Clipped tokens", "Entropy",
         "Length", "Answers with a score", "Gradient norm", "Learning rate", "Loss",
-        "Seconds per step", "Tokens per second", "Compiled shapes",
+        "Seconds per step", "Tokens per second", "Compiled programs",
     } <= set(shown.figures)  # fmt: skip
     assert "Likelihood" not in shown.figures
     text = " ".join(shown.text.split())

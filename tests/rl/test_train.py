@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import vqathinker_jax as vqt
-from tests.rl.train_runs import make_config, rows, write_data
+from tests.rl.train_runs import OF_A_PROCESS, make_config, rows, write_data
 from tests.small import CONFIG
 from vqathinker_jax import cli
 from vqathinker_jax.config import ConfigError, RunConfig, Stage, load_config, save_config
@@ -54,8 +54,7 @@ def readable(monkeypatch):
 
 
 def of_the_run(path) -> list[dict]:
-    others = ("seconds", "tokens_per_second", "recompiles")
-    return [{k: v for k, v in row.items() if k not in others} for row in rows(path)]
+    return [{k: v for k, v in row.items() if k not in OF_A_PROCESS} for row in rows(path)]
 
 
 def weights(run) -> dict[str, bytes]:

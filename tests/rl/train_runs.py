@@ -18,6 +18,8 @@ from vqathinker_jax.rl.optimizer import OptimizerConfig
 from vqathinker_jax.rl.update import ObjectiveConfig
 
 NUM_CLIPS = 5
+OF_A_PROCESS = frozenset({"seconds", "tokens_per_second", "recompiles"})
+"""What the row of a step says of the process that wrote it, not of the run."""
 
 
 def write_data(folder: Path) -> Path:
