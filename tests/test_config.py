@@ -159,7 +159,7 @@ def test_overrides_and_names(minimal):
             "model.motion must be frozen without video.has_motion",
         ),
         (["--rollout.top_p", "2"], "rollout.top_p: top_p must be in (0, 1]"),
-        (["--rollout.top_k", "-3"], "rollout.top_k: top_k must be at least 0"),
+        (["--rollout.top_k", "-3"], "rollout.top_k: top_k must be >= 0"),
         (["--rollout.max_completion_length", "0"], "rollout.max_completion_length: "),
         (["--rollout.temperature", "0"], "rollout.temperature: rollouts sample"),
         (["--optimizer.b1", "1.5"], "optimizer.b1: b1 must be in [0, 1)"),
